@@ -1,0 +1,124 @@
+//! Everything that a request needs, in one struct, built only here.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::Error;
+use crate::hash::{self, Hasher};
+use crate::keys::{Keyring, load_or_create};
+use crate::mail::transport::Transport;
+use crate::metrics::Metrics;
+use crate::random::{Random, Secret};
+use crate::store::db::Db;
+use crate::store::outbox;
+use crate::token::Tokens;
+
+#[derive(Debug)]
+pub struct App {
+    pub config: Config,
+    pub clock: Arc<Clock>,
+    pub random: Arc<Random>,
+    pub metrics: Arc<Metrics>,
+    pub keys: Keyring,
+    pub tokens: Tokens,
+    pub db: Db,
+    pub hasher: Hasher,
+    pub mail: Transport,
+    /// Rung by a commit that queued a mail; the worker listens.
+    pub mail_queued: tokio::sync::Notify,
+    /// The name that this process claims mails under.
+    pub node: String,
+}
+
+impl App {
+    /// Loads or makes the keys, connects the database, brings its schema up to date, starts the hash threads.
+    ///
+    /// # Errors
+    /// One sentence that says what to do.
+    pub async fn build(config: Config, clock: Clock, random: Random) -> Result<Self, String> {
+        let keys = keyring(&config, &random)?;
+        let tokens = Tokens::new(&keys, &config.server.public_origin);
+        let database = &config.database;
+        let db = Db::connect(
+            database.url.reveal(),
+            database.max_connections,
+            database.acquire_timeout.std(),
+        )
+        .await?;
+        db.migrate().await?;
+        let mail = Transport::build(&config.mail)?;
+        let (clock, random) = (Arc::new(clock), Arc::new(random));
+        let metrics = Arc::new(Metrics::default());
+        let hasher = Hasher::start(
+            hash_settings(&config),
+            clock.clone(),
+            random.clone(),
+            metrics.clone(),
+        );
+        let node = random.id(clock.now());
+        let mail_queued = tokio::sync::Notify::new();
+        Ok(Self {
+            config,
+            clock,
+            random,
+            metrics,
+            keys,
+            tokens,
+            db,
+            hasher,
+            mail,
+            mail_queued,
+            node,
+        })
+    }
+
+    /// How full the mail queue is; also tells whether the database answers.
+    ///
+    /// # Errors
+    /// A database that does not.
+    pub async fn mail_depth(&self) -> Result<outbox::Depth, Error> {
+        outbox::depth(&mut self.db.read().await?).await
+    }
+
+    /// A new row id.
+    pub fn id(&self) -> String {
+        self.random.id(self.clock.now())
+    }
+}
+
+fn keyring(config: &Config, random: &Random) -> Result<Keyring, String> {
+    let named = |key: &crate::config::NamedSecret| (key.id.clone(), key.value.secret());
+    let mut keys: Vec<(String, Secret<String>)> = config.secrets.keys.iter().map(named).collect();
+    if keys.is_empty() {
+        let path = config.server.data_dir.join("secrets.key");
+        let value = load_or_create(&path, random).map_err(|error| {
+            format!("{}: can't be used as the key file: {error}", path.display())
+        })?;
+        keys.push(("file".to_owned(), value));
+    }
+    Ok(Keyring::new(&keys))
+}
+
+fn hash_settings(config: &Config) -> hash::Settings {
+    let hash = &config.hash;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    hash::Settings {
+        threads: if hash.threads == 0 {
+            cores
+        } else {
+            hash.threads
+        },
+        queue: hash.queue,
+        max_wait: hash.max_wait.0,
+        memory_kib: hash.memory_kib,
+        iterations: hash.iterations,
+        parallelism: hash.parallelism,
+        peppers: config
+            .secrets
+            .peppers
+            .iter()
+            .map(|key| (key.id.clone(), key.value.secret()))
+            .collect(),
+    }
+}

@@ -1,0 +1,71 @@
+//! `demo`: everything at once, and nothing is kept.
+
+use std::sync::Arc;
+
+use crate::accounts::lifecycle;
+use crate::app::App;
+use crate::clock::Clock;
+use crate::config::{Config, MailTransport};
+use crate::random::Random;
+
+use super::serve;
+
+const ADA: &str = "ada@example.com";
+
+pub async fn run(mut config: Config) -> Result<(), String> {
+    let random = Random::system();
+    let folder = std::env::temp_dir().join(format!("cargoextra-demo-{}", random.id(0)));
+    std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    make_local(&mut config, &folder)?;
+    crate::telemetry::install(&config.telemetry)?;
+    let listeners = serve::bind(&config).await?;
+    let app = Arc::new(App::build(config, Clock::system(), random).await?);
+    let password = app.random.secret();
+    lifecycle::create(&app, ADA, password.reveal())
+        .await
+        .map_err(|refusal| format!("the demo's account can't be made: {refusal:?}"))?;
+    invite(&app, password.reveal());
+    let done = serve::run_with(app, listeners, serve::signalled()).await;
+    let _ = std::fs::remove_dir_all(&folder);
+    done
+}
+
+/// Loopback and throw-away, whatever the configuration says.
+fn make_local(config: &mut Config, folder: &std::path::Path) -> Result<(), String> {
+    let port = config
+        .server
+        .listen
+        .first()
+        .map_or(9000, std::net::SocketAddr::port);
+    let loopback = |port: u16| [format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
+    let parse = |text: &String| text.parse().expect("a loopback address");
+    config.server.listen = loopback(port).iter().map(parse).collect();
+    config.server.public_origin = format!("http://localhost:{port}");
+    config.server.trusted_proxies.clear();
+    config.server.data_dir = folder.to_owned();
+    config.secrets.keys.clear();
+    config.admin.listen = parse(&format!("127.0.0.1:{}", config.admin.listen.port()));
+    config.mail.transport = MailTransport::Capture;
+    config.database.url = format!("sqlite://{}", folder.join("demo.db").display()).into();
+    Ok(())
+}
+
+fn invite(app: &App, password: &str) {
+    let origin = &app.config.server.public_origin;
+    let mailbox = format!("http://{}/dev/mailbox", app.config.admin.listen);
+    println!("CargoExtra demo: nothing is kept when it ends (Ctrl-C).
+
+  API docs   {origin}/docs
+  mailbox    {mailbox}
+  account    {ADA}
+  password   {password}
+
+Try the recovery:
+
+  curl -s {origin}/api/v1/user/forgot-password -H 'content-type: application/json' -d '{{\"email\":\"{ADA}\"}}'
+  curl -s '{mailbox}/messages?to={ADA}'          # the code is in the newest mail
+  curl -s {origin}/api/v1/user/confirm-otp-reset -H 'content-type: application/json' -d '{{\"resetToken\":\"CODE\"}}'
+  curl -s {origin}/api/v1/user/password-reset -H 'content-type: application/json' -d '{{\"email\":\"{ADA}\",\"password\":\"NewSecurePass123\"}}'
+  curl -s {origin}/api/v1/user/login -H 'content-type: application/json' -d '{{\"email\":\"{ADA}\",\"password\":\"NewSecurePass123\"}}'
+");
+}

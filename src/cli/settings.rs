@@ -1,0 +1,40 @@
+//! `config check` and `config show`.
+
+use std::path::Path;
+
+use clap::Subcommand;
+
+use crate::config::{self, Config};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say whether `serve` would start with this configuration
+    Check,
+    /// Print the effective configuration, secrets masked
+    Show,
+}
+
+pub fn run(command: &Command, file: Option<&Path>, json: bool) -> Result<(), String> {
+    match command {
+        Command::Check => {
+            let config = Config::load(file, config::environment()).map_err(|p| p.to_string())?;
+            if let Some(reason) = config.refuses_to_serve() {
+                return Err(reason.to_owned());
+            }
+            println!("The configuration is good.");
+            Ok(())
+        }
+        Command::Show => {
+            let table = config::show(file, config::environment()).map_err(|p| p.to_string())?;
+            if json {
+                let value = serde_json::to_value(&table).map_err(|error| error.to_string())?;
+                return super::print_json(&value);
+            }
+            println!(
+                "# gateway.routes, guard.rules, limits.rules and limits.store: accepted at their defaults; their part comes later"
+            );
+            print!("{table}");
+            Ok(())
+        }
+    }
+}

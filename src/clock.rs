@@ -1,0 +1,136 @@
+//! Time, as an argument. Nothing else in the program asks the system what time it is.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+pub type Millis = i64;
+
+/// Where the time comes from, with a floor: a clock that is set back never revives what has expired.
+#[derive(Debug)]
+pub struct Clock {
+    source: Source,
+    floor: AtomicI64,
+}
+
+#[derive(Debug)]
+enum Source {
+    System,
+    Manual(AtomicI64),
+}
+
+impl Clock {
+    pub fn system() -> Self {
+        Self {
+            source: Source::System,
+            floor: AtomicI64::new(0),
+        }
+    }
+
+    /// For tests: stands still until it is moved.
+    pub fn manual(start: Millis) -> Self {
+        Self {
+            source: Source::Manual(AtomicI64::new(start)),
+            floor: AtomicI64::new(0),
+        }
+    }
+
+    /// The time now; never less than any answer given before.
+    pub fn now(&self) -> Millis {
+        let reading = match &self.source {
+            Source::System => system_millis(),
+            Source::Manual(at) => at.load(Ordering::SeqCst),
+        };
+        self.floor.fetch_max(reading, Ordering::SeqCst).max(reading)
+    }
+
+    /// Moves a manual clock by `by` milliseconds (negative = back). The system's clock can't be moved.
+    pub fn advance(&self, by: Millis) {
+        match &self.source {
+            Source::Manual(at) => at.fetch_add(by, Ordering::SeqCst),
+            Source::System => unreachable!("only a manual clock is moved"),
+        };
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the system clock"
+)]
+fn system_millis() -> Millis {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as Millis)
+}
+
+/// `2026-11-23T18:59:00Z`.
+pub fn rfc3339(at: Millis) -> String {
+    let (year, month, day, hour, minute, second) = civil(at);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// `23 November 2026, 18:59 UTC`, for people.
+pub fn for_people(at: Millis) -> String {
+    const MONTHS: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    let (year, month, day, hour, minute, _) = civil(at);
+    format!(
+        "{day} {} {year}, {hour:02}:{minute:02} UTC",
+        MONTHS[month as usize - 1]
+    )
+}
+
+/// Year, month, day, hour, minute, second in UTC (Howard Hinnant's days-to-civil algorithm).
+fn civil(at: Millis) -> (i64, i64, i64, i64, i64, i64) {
+    let seconds = at.div_euclid(1000);
+    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    (year, month, day, rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_civil() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(951_782_400_000), "2000-02-29T00:00:00Z");
+        assert_eq!(rfc3339(1_795_460_352_000), "2026-11-23T18:59:12Z");
+        assert_eq!(for_people(1_795_460_352_000), "23 November 2026, 18:59 UTC");
+    }
+
+    #[test]
+    fn the_clock_never_steps_back() {
+        let clock = Clock::manual(1_000);
+        assert_eq!(clock.now(), 1_000);
+        clock.advance(-500);
+        assert_eq!(clock.now(), 1_000);
+        clock.advance(600);
+        assert_eq!(clock.now(), 1_100);
+    }
+}

@@ -1,0 +1,415 @@
+//! Configuration: `config.default.toml` < `--config FILE` < environment `CARGOEXTRA_SECTION__KEY`.
+//!
+//! The default file holds every key, so the merged table deserializes whole; what it must mean is checked in [`check`], all problems at once.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::clock::Millis;
+use crate::random::Secret;
+
+mod check;
+mod merge;
+
+/// The commented default; it documents every key.
+pub const DEFAULT: &str = include_str!("../config.default.toml");
+
+/// The configuration as the program uses it. The meaning of each key stands in `config.default.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub server: Server,
+    pub admin: Admin,
+    pub database: Database,
+    pub secrets: Secrets,
+    pub mail: Mail,
+    pub hash: Hash,
+    pub accounts: Accounts,
+    pub gateway: Gateway,
+    pub guard: Guard,
+    pub limits: Limits,
+    pub telemetry: Telemetry,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub listen: Vec<SocketAddr>,
+    pub public_origin: String,
+    pub allowed_origins: Vec<String>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub client_address: ClientAddress,
+    pub data_dir: PathBuf,
+    pub body_limit: usize,
+    pub header_timeout: Span,
+    pub body_timeout: Span,
+    pub drain_timeout: Span,
+    pub max_header_bytes: usize,
+    pub max_headers: usize,
+    pub max_connections: usize,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAddress {
+    Auto,
+    Peer,
+    XForwardedFor,
+    Forwarded,
+    ProxyProtocol,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    pub url: SecretText,
+    pub max_connections: u32,
+    pub acquire_timeout: Span,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secrets {
+    pub keys: Vec<NamedSecret>,
+    pub peppers: Vec<NamedSecret>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedSecret {
+    pub id: String,
+    pub value: SecretText,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum MailTransport {
+    Capture,
+    Smtp,
+    File,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mail {
+    pub transport: MailTransport,
+    pub smtp_url: SecretText,
+    pub smtp_username: String,
+    pub smtp_password: SecretText,
+    pub from: String,
+    pub directory: PathBuf,
+    pub support: String,
+    pub brand: String,
+    pub timeout: Span,
+    pub lease: Span,
+    pub batch: usize,
+    pub poll: Span,
+    pub max_attempts: i64,
+    pub capture_limit: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hash {
+    pub threads: usize,
+    pub queue: usize,
+    pub max_wait: Span,
+    pub memory_kib: u32,
+    pub iterations: u32,
+    pub parallelism: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accounts {
+    pub disclosure: Disclosure,
+    pub reset: Reset,
+    pub password: Password,
+    pub session: Session,
+    pub budgets: Budgets,
+    pub retention: Retention,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Disclosure {
+    Documented,
+    Uniform,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    SameClient,
+    Grant,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reset {
+    pub proof: Proof,
+    pub code_life: Span,
+    pub confirmed_life: Span,
+    pub fallback_life: Span,
+    pub fallback_quiet: Span,
+    pub max_live: i64,
+    pub resend_after: Span,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Password {
+    pub min_length: usize,
+    pub max_length: usize,
+    pub min_score: u8,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Session {
+    pub idle: Span,
+    pub max: Span,
+    pub touch: Span,
+    pub device_life: Span,
+    pub known_network_life: Span,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budgets {
+    pub mails_network_hour: i64,
+    pub mails_network_day: i64,
+    pub mails_address_hour: i64,
+    pub mails_address_day: i64,
+    pub mails_kept_for_known: i64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    pub requests: Span,
+    pub max_requests: i64,
+    pub registrations: Span,
+    pub sessions: Span,
+    pub flows: Span,
+    pub mails: Span,
+    pub audit: Span,
+    pub sweep_every: Span,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    pub routes: Vec<Table>,
+    pub downstream_errors: DownstreamErrors,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum DownstreamErrors {
+    Documented,
+    Precise,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    pub rules: Vec<Table>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub enabled: bool,
+    pub store: LimitsStore,
+    pub redis_url: SecretText,
+    pub rules: Vec<Table>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitsStore {
+    Memory,
+    Redis,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    pub log: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A duration in milliseconds, written as `250ms`, `10s`, `10min`, `72h` or `14d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Span(pub Millis);
+
+impl Span {
+    pub fn seconds(self) -> i64 {
+        self.0 / 1000
+    }
+
+    pub fn std(self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.0.max(0) as u64)
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit.trim() {
+            "ms" => 1,
+            "s" => 1000,
+            "min" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => 0,
+        };
+        let millis = number
+            .parse::<Millis>()
+            .ok()
+            .and_then(|number| number.checked_mul(factor));
+        // A thousand years is no limit that anybody means, and sums of two stay in range.
+        millis
+            .filter(|millis| factor > 0 && *millis < 31_557_600_000_000)
+            .map(Self)
+            .ok_or_else(|| {
+                format!("`{text}` is not a duration; write 250ms, 10s, 10min, 72h or 14d")
+            })
+    }
+}
+
+/// Text from the configuration that must not be printed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "String")]
+pub struct SecretText(Secret<String>);
+
+impl From<String> for SecretText {
+    fn from(text: String) -> Self {
+        Self(Secret::new(text))
+    }
+}
+
+impl SecretText {
+    pub fn reveal(&self) -> &str {
+        self.0.reveal()
+    }
+
+    pub fn secret(&self) -> Secret<String> {
+        self.0.clone()
+    }
+}
+
+/// Why a configuration can't be used: one sentence a line, each says what to do.
+#[derive(Debug)]
+pub struct Problems(pub Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Config {
+    /// Reads and checks the configuration.
+    ///
+    /// # Errors
+    /// Every problem found: an unreadable file, an unknown key, a wrong type, a value that makes no sense.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
+        Self::from_table(merge::merged(file, environment)?)
+    }
+
+    fn from_table(table: Table) -> Result<Self, Problems> {
+        let config: Self = Value::Table(table)
+            .try_into()
+            .map_err(|error| Problems(vec![error.to_string().trim().replace('\n', " ")]))?;
+        let problems = check::problems(&config);
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Problems(problems))
+        }
+    }
+
+    /// Why `serve` will not start with this configuration, where it will not.
+    pub fn refuses_to_serve(&self) -> Option<&'static str> {
+        check::refuses_to_serve(self)
+    }
+
+    /// Whether people reach us only on this machine.
+    pub fn public_origin_is_loopback(&self) -> bool {
+        check::is_loopback_origin(&self.server.public_origin)
+    }
+
+    /// Whether cookies may say `Secure`.
+    pub fn public_origin_is_https(&self) -> bool {
+        self.server.public_origin.starts_with("https://")
+    }
+
+    /// Host (and port) of the public origin.
+    pub fn public_host(&self) -> &str {
+        self.server
+            .public_origin
+            .split_once("://")
+            .map_or("", |(_, host)| host)
+    }
+
+    /// Where the client's address is taken from, with `auto` decided.
+    pub fn client_address(&self) -> ClientAddress {
+        match self.server.client_address {
+            ClientAddress::Auto if self.server.trusted_proxies.is_empty() => ClientAddress::Peer,
+            ClientAddress::Auto => ClientAddress::XForwardedFor,
+            named => named,
+        }
+    }
+}
+
+/// The effective configuration as TOML, secrets masked, for `config show`.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn show(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Table, Problems> {
+    let mut table = merge::merged(file, environment)?;
+    Config::from_table(table.clone())?;
+    merge::mask(&mut table);
+    Ok(table)
+}
+
+/// The process's own environment.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the environment"
+)]
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars()
+}

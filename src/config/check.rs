@@ -1,0 +1,278 @@
+//! What a configuration must mean. Each problem is a sentence that says what to do.
+
+use super::{ClientAddress, Config, LimitsStore, MailTransport, Proof, Span};
+
+/// All problems of a configuration that has the right types.
+pub fn problems(config: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut demand = |holds: bool, text: &str| {
+        if !holds {
+            found.push(text.to_owned());
+        }
+    };
+    server(config, &mut demand);
+    secrets(config, &mut demand);
+    mail(config, &mut demand);
+    hash(config, &mut demand);
+    accounts(config, &mut demand);
+    later(config, &mut demand);
+    found
+}
+
+fn server(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    let server = &config.server;
+    demand(
+        !server.listen.is_empty(),
+        "server.listen: name at least one address",
+    );
+    demand(
+        is_origin(&server.public_origin),
+        "server.public_origin: write scheme and host, such as https://www.example.com, without a path",
+    );
+    demand(
+        server
+            .allowed_origins
+            .iter()
+            .all(|origin| is_origin(origin)),
+        "server.allowed_origins: each must be scheme and host, such as https://app.example.com (`null` and `*` can't be allowed)",
+    );
+    demand(
+        server.body_limit >= 1024,
+        "server.body_limit: must be at least 1024 bytes",
+    );
+    demand(
+        server.max_connections > 0,
+        "server.max_connections: must be at least 1",
+    );
+    demand(
+        server.max_header_bytes >= 8192 && server.max_headers >= 16,
+        "server: max_header_bytes must be at least 8192 and max_headers at least 16",
+    );
+    let times = [
+        server.header_timeout,
+        server.body_timeout,
+        server.drain_timeout,
+    ];
+    demand(
+        times.iter().all(|time| time.0 >= 100),
+        "server: a time-out must be at least 100ms",
+    );
+    let url = config.database.url.reveal();
+    demand(
+        ["sqlite://", "postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| url.starts_with(scheme)),
+        "database.url: must begin with sqlite:// or postgres://",
+    );
+    demand(
+        config.database.max_connections > 0,
+        "database.max_connections: must be at least 1",
+    );
+}
+
+fn secrets(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    demand(
+        !config.secrets.keys.is_empty() || config.public_origin_is_loopback(),
+        "secrets.keys: set at least one {id, value} when server.public_origin is not loopback; a generated key is for trying things out",
+    );
+    let secrets = || config.secrets.keys.iter().chain(&config.secrets.peppers);
+    demand(
+        secrets().all(|key| key.value.reveal().len() >= 32),
+        "secrets: each value must have at least 32 characters; `openssl rand -base64 32` makes one",
+    );
+    let plain = |id: &str| {
+        (1..=8).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    demand(
+        secrets().all(|key| plain(&key.id)),
+        "secrets: each id must be 1 to 8 letters, digits or dashes",
+    );
+    for list in [&config.secrets.keys, &config.secrets.peppers] {
+        let mut ids: Vec<_> = list.iter().map(|key| &key.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        demand(
+            ids.len() == list.len(),
+            "secrets: two entries have the same id; rename one",
+        );
+    }
+}
+
+fn mail(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    let mail = &config.mail;
+    demand(
+        mail.from.parse::<lettre::message::Mailbox>().is_ok(),
+        "mail.from: must be an address, such as CargoExtra <no-reply@example.com>",
+    );
+    demand(
+        mail.lease.0 > mail.timeout.0,
+        "mail.lease: must exceed mail.timeout",
+    );
+    demand(
+        mail.lease.0 <= 60_000,
+        "mail.lease: at most 60s, so that a dead process's mails go out soon",
+    );
+    demand(
+        mail.batch > 0 && mail.max_attempts > 0,
+        "mail: batch and max_attempts must be at least 1",
+    );
+    demand(mail.poll.0 >= 10, "mail.poll: must be at least 10ms");
+    if mail.transport != MailTransport::Smtp {
+        let local = config.public_origin_is_loopback()
+            && config.server.listen.iter().all(|at| at.ip().is_loopback())
+            && config.admin.listen.ip().is_loopback()
+            && config.server.trusted_proxies.is_empty();
+        demand(
+            local,
+            "mail.transport: capture and file are for one machine; set smtp, or make public_origin, server.listen and admin.listen loopback and trusted_proxies empty",
+        );
+    } else {
+        let url = mail.smtp_url.reveal();
+        demand(
+            url.starts_with("smtp://") || url.starts_with("smtps://"),
+            "mail.smtp_url: must begin with smtp:// or smtps://",
+        );
+    }
+}
+
+fn hash(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    let hash = &config.hash;
+    demand(
+        (1..=10_000).contains(&hash.queue),
+        "hash.queue: must be 1 to 10000",
+    );
+    demand(
+        hash.threads <= 256,
+        "hash.threads: must be 0 (one a core) to 256",
+    );
+    demand(
+        hash.memory_kib >= 19_456 && hash.iterations >= 2 && hash.parallelism == 1,
+        "hash: argon2id needs memory_kib of at least 19456, iterations of at least 2 and parallelism 1",
+    );
+    demand(
+        hash.memory_kib <= 1_048_576 && hash.iterations <= 100,
+        "hash: at most 1048576 KiB and 100 iterations",
+    );
+}
+
+fn accounts(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    let (reset, password) = (&config.accounts.reset, &config.accounts.password);
+    let at_most = |span: Span, minutes: i64| span.0 > 0 && span.0 <= minutes * 60_000;
+    demand(
+        at_most(reset.code_life, 10) && at_most(reset.confirmed_life, 10),
+        "accounts.reset: code_life and confirmed_life must be at most 10min (ASVS 5.0 6.5.5)",
+    );
+    demand(
+        at_most(reset.fallback_life, 2) && reset.fallback_quiet.0 >= 600_000,
+        "accounts.reset: fallback_life must be at most 2min and fallback_quiet at least 10min",
+    );
+    demand(
+        (1..=3).contains(&reset.max_live),
+        "accounts.reset.max_live: must be 1 to 3",
+    );
+    demand(
+        reset.resend_after.0 >= 1000 && reset.resend_after < reset.code_life,
+        "accounts.reset.resend_after: must be at least 1s and less than code_life",
+    );
+    demand(
+        password.min_length >= 8 && password.max_length >= 64 && password.max_length <= 4096,
+        "accounts.password: min_length must be at least 8, max_length 64 to 4096 (SP 800-63B-4, 3.1.1.2)",
+    );
+    demand(
+        password.min_length <= password.max_length,
+        "accounts.password: min_length exceeds max_length",
+    );
+    demand(
+        password.min_score <= 4,
+        "accounts.password.min_score: must be 0 to 4",
+    );
+    let session = &config.accounts.session;
+    demand(
+        session.idle <= session.max,
+        "accounts.session.idle: must not exceed accounts.session.max",
+    );
+    demand(
+        session.touch < session.idle,
+        "accounts.session.touch: must be less than idle",
+    );
+    let budgets = &config.accounts.budgets;
+    let bounds = [
+        (budgets.mails_network_hour, 10),
+        (budgets.mails_network_day, 20),
+        (budgets.mails_address_hour, 20),
+        (budgets.mails_address_day, 50),
+    ];
+    demand(
+        bounds
+            .iter()
+            .all(|(value, most)| (1..=*most).contains(value)),
+        "accounts.budgets: mails_network_hour is 1 to 10, mails_network_day 1 to 20, mails_address_hour 1 to 20, mails_address_day 1 to 50",
+    );
+    demand(
+        (0..budgets.mails_address_day).contains(&budgets.mails_kept_for_known),
+        "accounts.budgets.mails_kept_for_known: must be less than mails_address_day",
+    );
+    let keep = &config.accounts.retention;
+    demand(
+        keep.requests.0 >= 86_400_000 && keep.max_requests >= 1000,
+        "accounts.retention: requests must be at least 24h (the budgets count a day) and max_requests at least 1000",
+    );
+    demand(
+        keep.sweep_every.0 >= 1000,
+        "accounts.retention.sweep_every: must be at least 1s",
+    );
+}
+
+/// Keys that the contract names whose part comes later: accepted at their defaults only.
+fn later(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    demand(
+        matches!(config.client_address(), ClientAddress::Peer)
+            && config.server.trusted_proxies.is_empty(),
+        "server.client_address: only `peer`, without trusted_proxies, until the gateway's edge is built",
+    );
+    demand(
+        config.gateway.routes.is_empty()
+            && config.guard.rules.is_empty()
+            && config.limits.rules.is_empty(),
+        "gateway.routes, guard.rules and limits.rules: none until the gateway's edge is built",
+    );
+    demand(
+        config.limits.store == LimitsStore::Memory,
+        "limits.store: only `memory` so far",
+    );
+}
+
+/// What `serve` demands beyond a valid configuration.
+pub fn refuses_to_serve(config: &Config) -> Option<&'static str> {
+    let one_client = config.accounts.reset.proof == Proof::SameClient
+        && !config.public_origin_is_loopback()
+        && config.server.listen.iter().all(|at| at.ip().is_loopback())
+        && config.server.trusted_proxies.is_empty();
+    one_client.then_some(
+        "accounts.reset.proof: with same-client, a public origin and only loopback listeners, everybody behind your proxy would be one client; name the proxy in server.trusted_proxies or set proof = \"grant\"",
+    )
+}
+
+/// `scheme://host[:port]` and nothing else.
+fn is_origin(text: &str) -> bool {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|host| {
+        !host.is_empty()
+            && host
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]".contains(&b))
+    })
+}
+
+pub fn is_loopback_origin(origin: &str) -> bool {
+    let host = origin.split_once("://").map_or("", |(_, host)| host);
+    let name = if host.starts_with('[') {
+        host.split_inclusive(']').next().unwrap_or_default()
+    } else {
+        host.split(':').next().unwrap_or_default()
+    };
+    matches!(name, "localhost" | "[::1]")
+        || name.starts_with("127.") && name.parse::<std::net::Ipv4Addr>().is_ok()
+}

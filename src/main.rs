@@ -1,0 +1,5 @@
+//! Parse, dispatch, exit code.
+
+fn main() -> std::process::ExitCode {
+    cargoextra::cli::run(std::env::args_os())
+}

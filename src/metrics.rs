@@ -1,0 +1,120 @@
+//! What the operator can see: counters and gauges, read at `admin.listen/metrics`. Labels are bounded: closed sets of names.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Outcome {
+    pub outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Event {
+    pub event: &'static str,
+}
+
+/// Seconds; 1 ms to about 2 minutes.
+type Seconds = Histogram;
+
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub hash_queue: Gauge,
+    pub hash_jobs: Family<Outcome, Counter>,
+    pub outbox_depth: Gauge,
+    pub outbox_oldest_seconds: Gauge<f64, AtomicU64>,
+    pub outbox_dead: Gauge,
+    pub mails: Family<Outcome, Counter>,
+    pub mail_seconds: Seconds,
+    pub events: Family<Event, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut made = Self {
+            registry: Registry::with_prefix("cargoextra"),
+            hash_queue: Gauge::default(),
+            hash_jobs: Family::default(),
+            outbox_depth: Gauge::default(),
+            outbox_oldest_seconds: Gauge::default(),
+            outbox_dead: Gauge::default(),
+            mails: Family::default(),
+            mail_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
+            events: Family::default(),
+        };
+        made.register();
+        made
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "hash_queue",
+            "Password hashes waiting for a thread",
+            self.hash_queue.clone(),
+        );
+        registry.register(
+            "hash_jobs",
+            "Password hashes by outcome: done, busy, dropped",
+            self.hash_jobs.clone(),
+        );
+        registry.register(
+            "outbox_depth",
+            "Mails waiting to be sent",
+            self.outbox_depth.clone(),
+        );
+        registry.register(
+            "outbox_oldest_seconds",
+            "Age of the oldest waiting mail",
+            self.outbox_oldest_seconds.clone(),
+        );
+        registry.register(
+            "outbox_dead",
+            "Mails given up; see `cargoextra outbox list`",
+            self.outbox_dead.clone(),
+        );
+        registry.register(
+            "mails",
+            "Mails by outcome: sent, retried, dead, dropped",
+            self.mails.clone(),
+        );
+        registry.register(
+            "mail_seconds",
+            "From the commit of a mail to its hand-over",
+            self.mail_seconds.clone(),
+        );
+        registry.register(
+            "events",
+            "Security events, as in the audit log",
+            self.events.clone(),
+        );
+    }
+
+    pub fn count_mail(&self, outcome: &'static str) {
+        self.mails.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub fn count_hash(&self, outcome: &'static str) {
+        self.hash_jobs.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub fn count_event(&self, event: &'static str) {
+        self.events.get_or_create(&Event { event }).inc();
+    }
+
+    /// The text exposition format (OpenMetrics 1.0).
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a String can be written to");
+        text
+    }
+}

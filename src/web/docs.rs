@@ -1,0 +1,45 @@
+//! The API described for programs and shown for people, without the internet.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use http::{StatusCode, header};
+use serde_json::json;
+use utoipa_swagger_ui::Config;
+
+use super::answer::json_response;
+use super::openapi;
+use crate::app::App;
+use crate::error::Error;
+
+const DESCRIPTION: &str = "/api/v1/openapi.json";
+
+pub async fn openapi(State(app): State<Arc<App>>) -> Response {
+    json_response(
+        StatusCode::OK,
+        &openapi::document(&app.config.server.public_origin),
+    )
+}
+
+/// Keys of the assertions that downstream services verify. Access tokens are for us alone: their keys are not here.
+pub async fn jwks() -> Response {
+    json_response(StatusCode::OK, &json!({ "keys": [] }))
+}
+
+/// Swagger UI, as its crate ships it.
+pub async fn page() -> Response {
+    Redirect::temporary("/docs/index.html").into_response()
+}
+
+pub async fn file(Path(name): Path<String>) -> Result<Response, Error> {
+    static SETTINGS: LazyLock<Arc<Config<'static>>> =
+        LazyLock::new(|| Arc::new(Config::from(DESCRIPTION)));
+    match utoipa_swagger_ui::serve(&name, SETTINGS.clone()) {
+        Ok(Some(file)) => {
+            Ok(([(header::CONTENT_TYPE, file.content_type)], file.bytes).into_response())
+        }
+        Ok(None) => Err(Error::NotFound),
+        Err(error) => Err(Error::internal(error.to_string())),
+    }
+}

@@ -1,0 +1,5 @@
+//! One integration binary: the product through its public interface, on both databases.
+
+mod app;
+mod attacks;
+mod flow;

@@ -119,18 +119,16 @@ impl TestApp {
         let address = listener.local_addr().expect("it has an address");
         let front = Arc::new(Front::new(app.clone()));
         let (stop, stopped) = watch::channel(false);
-        let server = &app.config.server;
-        let bounds = Bounds {
-            header_timeout: server.header_timeout.std(),
-            drain_timeout: server.drain_timeout.std(),
-            max_header_bytes: server.max_header_bytes,
-            max_headers: server.max_headers,
-            max_connections: server.max_connections,
-        };
-        tokio::spawn(serve(listener, bounds, stopped, move |peer, request| {
-            let front = front.clone();
-            async move { front.answer(peer, request).await }
-        }));
+        let bounds = Bounds::new(&app);
+        tokio::spawn(serve(
+            listener,
+            bounds,
+            stopped,
+            move |connection, request| {
+                let front = front.clone();
+                async move { front.answer(connection, request).await }
+            },
+        ));
         Self {
             app,
             address,

@@ -517,7 +517,7 @@ fn places(problems: &[String]) -> Vec<String> {
 #[test]
 fn a_breach_of_the_walls_is_seen() {
     let breach = |path, text| places(&walls(&Source::rust(path, text)));
-    let plain = "use crate::app::App;\nuse crate::store;\nfn f() { crate::config::x() }";
+    let plain = "use crate::app::App;\nuse crate::store;\nfn f() { crate::hash::x() }";
     assert_eq!(
         breach("src/web/api.rs", plain),
         ["src/web/api.rs:2", "src/web/api.rs:3"]

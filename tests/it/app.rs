@@ -84,8 +84,15 @@ impl TestApp {
 
     /// A second process of the same installation: same store, same keys.
     pub async fn again(&self) -> Self {
+        self.again_with(|_| {}).await
+    }
+
+    /// A second process with a changed configuration.
+    pub async fn again_with(&self, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Self::build(self.app.config.clone(), folder).await
+        let mut config = self.app.config.clone();
+        change(&mut config);
+        Self::build(config, folder).await
     }
 
     async fn config(
@@ -171,10 +178,12 @@ impl TestApp {
         mails
     }
 
-    /// Delivers, and takes the code out of the newest mail to an address.
+    /// Delivers, and takes the code out of the newest mail with a code to an address.
     pub async fn code(&self, to: &str) -> String {
         self.deliver().await;
-        code_in(&self.mails(to).first().expect("a mail").text)
+        let mails = self.mails(to);
+        let with_code = mails.iter().find(|mail| mail.subject.contains("code"));
+        code_in(&with_code.expect("a mail with a code").text)
     }
 
     /// A verified account.

@@ -3,3 +3,4 @@
 mod app;
 mod attacks;
 mod flow;
+mod proof;

@@ -220,6 +220,12 @@ impl TestApp {
             .to_owned()
     }
 
+    /// The status of a confirm.
+    pub async fn confirm_status(&self, code: &str) -> u16 {
+        let body = json!({ "resetToken": code });
+        self.post("confirm-otp-reset", body).await.status
+    }
+
     pub async fn login(&self, email: &str, password: &str) -> Reply {
         self.post("login", json!({ "email": email, "password": password }))
             .await

@@ -256,9 +256,27 @@ impl Drop for TestApp {
 }
 
 impl Caller {
+    /// A caller of a port of this machine, with curl's name, at the address that the port's process thinks it has.
+    pub fn to(port: u16) -> Self {
+        Self {
+            target: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+            from: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            headers: vec![
+                ("host".to_owned(), format!("127.0.0.1:{port}")),
+                ("user-agent".to_owned(), "curl/8.5.0".to_owned()),
+            ],
+        }
+    }
+
     /// Calls from another address of the loopback network: each is a network of its own.
     pub fn from(mut self, address: &str) -> Self {
         self.from = address.parse().expect("an address");
+        self
+    }
+
+    /// Calls another process.
+    pub fn at(mut self, target: SocketAddr) -> Self {
+        self.target = target;
         self
     }
 
@@ -311,10 +329,11 @@ impl Caller {
             .await
             .expect("HTTP");
         tokio::spawn(connection);
-        let mut request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "localhost:9000");
+        let mut request = http::Request::builder().method(method).uri(path);
+        let named = self.headers.iter().any(|(name, _)| name == "host");
+        if !named {
+            request = request.header("host", "localhost:9000");
+        }
         let typed = self.headers.iter().any(|(name, _)| name == "content-type");
         if body.is_some() && !typed {
             request = request.header("content-type", "application/json");
@@ -404,7 +423,7 @@ pub fn code_in(text: &str) -> String {
     clippy::disallowed_methods,
     reason = "how scripts/test tells the tests where PostgreSQL is"
 )]
-async fn fresh_postgres() -> String {
+pub async fn fresh_postgres() -> String {
     let server = std::env::var("CARGOEXTRA_TEST_POSTGRES").expect(
         "CARGOEXTRA_TEST_POSTGRES names the PostgreSQL to test with; ./scripts/test starts one",
     );

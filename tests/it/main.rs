@@ -3,4 +3,5 @@
 mod app;
 mod attacks;
 mod flow;
+mod process;
 mod proof;

@@ -317,6 +317,47 @@ impl Caller {
     }
 
     pub async fn send_bytes(&self, method: &str, path: &str, body: Option<Vec<u8>>) -> Reply {
+        let typed = body.is_some();
+        let body = Full::new(Bytes::from(body.unwrap_or_default()));
+        let (status, headers, bytes) = self.exchange(method, path, typed, body).await;
+        Reply {
+            status,
+            headers,
+            text: String::from_utf8(bytes.to_vec()).expect("UTF-8"),
+        }
+    }
+
+    /// Sends a body in one chunk without saying how long it is.
+    pub async fn send_chunked(&self, method: &str, path: &str, body: Vec<u8>) -> Reply {
+        let frame = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(
+            hyper::body::Frame::data(Bytes::from(body)),
+        )]);
+        let body = http_body_util::StreamBody::new(frame);
+        let (status, headers, bytes) = self.exchange(method, path, true, body).await;
+        Reply {
+            status,
+            headers,
+            text: String::from_utf8(bytes.to_vec()).expect("UTF-8"),
+        }
+    }
+
+    /// For answers that are no text.
+    pub async fn send_raw(&self, method: &str, path: &str) -> (u16, Bytes) {
+        let (status, _, bytes) = self.exchange(method, path, false, Full::default()).await;
+        (status, bytes)
+    }
+
+    async fn exchange<B>(
+        &self,
+        method: &str,
+        path: &str,
+        typed: bool,
+        body: B,
+    ) -> (u16, http::HeaderMap, Bytes)
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket
             .bind(SocketAddr::new(self.from, 0))
@@ -334,14 +375,13 @@ impl Caller {
         if !named {
             request = request.header("host", "localhost:9000");
         }
-        let typed = self.headers.iter().any(|(name, _)| name == "content-type");
-        if body.is_some() && !typed {
+        let named = self.headers.iter().any(|(name, _)| name == "content-type");
+        if typed && !named {
             request = request.header("content-type", "application/json");
         }
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let body = Full::new(Bytes::from(body.unwrap_or_default()));
         let request = request.body(body).expect("a request");
         let (parts, body) = sender
             .send_request(request)
@@ -349,17 +389,18 @@ impl Caller {
             .expect("an answer")
             .into_parts();
         let bytes = body.collect().await.expect("a whole body").to_bytes();
-        Reply {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).expect("UTF-8"),
-        }
+        (parts.status.as_u16(), parts.headers, bytes)
     }
 }
 
 impl Reply {
     pub fn body(&self) -> Value {
         serde_json::from_str(&self.text).expect("JSON")
+    }
+
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
     }
 
     /// Status and body, without the request's id, which must be there in errors and in the header.

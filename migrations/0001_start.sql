@@ -149,6 +149,8 @@ create table outbox (
     reason text                     -- why dropped, dead or retried
 );
 create index outbox_by_due on outbox (due_at);
+create index outbox_by_flow on outbox (flow_id);
+create index outbox_by_recipient on outbox (recipient);
 
 create table audit (
     id text primary key,

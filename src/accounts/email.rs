@@ -1,6 +1,10 @@
 //! E-mail addresses: one type, one canonical form to compare by.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use unicode_normalization::UnicodeNormalization;
+
+use crate::random::sha256;
 
 /// Bytes; RFC 5321 4.5.3.1.3 less the angle brackets.
 const LONGEST: usize = 254;
@@ -27,7 +31,11 @@ impl Email {
         if !is_local_part(local) || !domain.chars().all(may_stand_in_domain) {
             return None;
         }
+        let typed_domain = domain;
         let domain = idna::domain_to_ascii_strict(domain).ok()?;
+        if !is_mapped_by_case_alone(typed_domain, &domain) {
+            return None;
+        }
         let named = domain.split('.').all(|label| !label.is_empty());
         if !named || !domain.contains('.') || domain.parse::<std::net::Ipv4Addr>().is_ok() {
             return None;
@@ -52,10 +60,27 @@ impl Email {
     }
 }
 
-/// The canonical form of what somebody typed into a call that looks an account up. What can't be an address is simply nobody's:
-/// it keeps a leading space, which no canonical address has.
+/// The canonical form of what somebody typed into a call that looks an account up. What can't be an address is simply nobody's: a digest
+/// after a space, which no canonical address has. Not the text itself, which may be huge or hold what a database refuses.
 pub fn canonical_or_nobody(typed: &str) -> String {
-    Email::parse(typed).map_or_else(|| format!(" {}", typed.trim()), |email| email.canonical)
+    Email::parse(typed).map_or_else(
+        || {
+            format!(
+                " {}",
+                URL_SAFE_NO_PAD.encode(sha256(typed.trim().as_bytes()))
+            )
+        },
+        |email| email.canonical,
+    )
+}
+
+/// IDNA's mapping (UTS 46) makes full-width, circled and other look-alike letters into plain ones. Of all it does only lower case is
+/// wanted, so each label must come out of its A-label form as it was written.
+fn is_mapped_by_case_alone(typed: &str, ascii: &str) -> bool {
+    let lower: String = typed.to_lowercase().nfc().collect();
+    let mut pairs = lower.split('.').zip(ascii.split('.'));
+    lower.split('.').count() == ascii.split('.').count()
+        && pairs.all(|(typed, ascii)| typed == ascii || idna::domain_to_unicode(ascii).0 == typed)
 }
 
 /// RFC 5321 dot-atom; RFC 6531 lets other letters in, but nothing invisible, bent or blank.
@@ -138,6 +163,9 @@ mod tests {
             ".ada@example.com",
             "ada@exa mple.com",
             "\u{202e}ada@example.com",
+            "ada@\u{ff45}xample.com",
+            "ada@\u{24d4}xample.com",
+            "ada@ex\u{fb01}.com",
         ] {
             assert_eq!(canonical(typed), None, "{typed:?}");
         }

@@ -202,6 +202,10 @@ pub async fn end_one(
     account_id: &str,
     session_id: &str,
 ) -> Result<(), Error> {
+    // Ours are plain; what is not may hold what a database refuses.
+    if !session_id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(Error::NotFound);
+    }
     let now = app.clock.now();
     let mut tx = app.db.begin().await?;
     if !sessions::end(&mut tx, account_id, session_id, "logout", now).await? {

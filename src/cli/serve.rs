@@ -110,7 +110,7 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
         stop.clone(),
         move |connection, request| {
             let admin = admin.clone();
-            async move { admin.answer(connection, request).await }
+            async move { admin.answer(connection.peer, request).await }
         },
     ));
     tasks.spawn(check_health(app.clone(), stop.clone()));

@@ -165,7 +165,8 @@ pub async fn consume(tx: &mut Tx, id: &str, now: Millis) -> Result<bool, Error> 
     Ok(tx.execute(SQL, values![id, now]).await? == 1)
 }
 
-/// started or confirmed → expired, for all of an account's but one (`except` may be empty).
+/// started or confirmed → expired, for all of an account's but one (`except` may be empty). One whose mail is still in the queue knows
+/// its account by the mail's recipient only.
 pub async fn expire_others(
     tx: &mut Tx,
     account_id: &str,
@@ -173,7 +174,10 @@ pub async fn expire_others(
     now: Millis,
 ) -> Result<u64, Error> {
     const SQL: &str = "update resets set expired_at = $3
-        where account_id = $1 and id <> $2 and consumed_at is null and expired_at is null
+        where id in (select id from resets where account_id = $1
+                union select o.flow_id from outbox o join accounts a on a.email_canonical = o.recipient
+                    where a.id = $1 and o.kind = 'reset_code' and o.sent_at is null)
+            and id <> $2 and consumed_at is null and expired_at is null
             and (confirmed_at is null and expires_at > $3 or confirmed_until > $3)";
     tx.execute(SQL, values![account_id, except, now]).await
 }
@@ -193,7 +197,8 @@ pub async fn expire_overdue(tx: &mut Tx, now: Millis) -> Result<u64, Error> {
     tx.execute(SQL, values![now]).await
 }
 
-/// Whether another account signed in, started or confirmed a reset from this client since `since`.
+/// Whether another account signed in, started or confirmed a reset from this client since `since`. A start whose mail is still in the
+/// queue counts by the mail's recipient.
 pub async fn client_served_others(
     tx: &mut Tx,
     client_hash: &[u8],
@@ -203,7 +208,11 @@ pub async fn client_served_others(
     const SQL: &str = "select 1 as found where
         exists (select 1 from sessions where client_hash = $1 and created_at > $3 and account_id <> $2)
         or exists (select 1 from resets where client_hash = $1 and started_at > $3 and account_id <> $2)
-        or exists (select 1 from resets where confirmed_by = $1 and confirmed_at > $3 and account_id <> $2)";
+        or exists (select 1 from resets where confirmed_by = $1 and confirmed_at > $3 and account_id <> $2)
+        or exists (select 1 from resets r
+            join outbox o on o.flow_id = r.id and o.sent_at is null and o.dropped_at is null and o.dead_at is null
+            join accounts a on a.email_canonical = o.recipient and a.id <> $2
+            where r.client_hash = $1 and r.started_at > $3 and r.account_id is null)";
     Ok(tx
         .first(SQL, values![client_hash, account_id, since])
         .await?

@@ -11,7 +11,6 @@ use axum::routing::get;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use tower::ServiceExt;
 
-use super::server::Connection;
 use super::{answer, mailbox};
 use crate::app::App;
 use crate::error::Error;
@@ -46,7 +45,7 @@ impl Admin {
         }
     }
 
-    pub async fn answer(&self, _connection: Connection, request: Request<Body>) -> Response {
+    pub async fn answer(&self, _peer: SocketAddr, request: Request<Body>) -> Response {
         let request_id = self.app.id();
         let response = match self.judge(&request) {
             Ok(()) => match self.router.clone().oneshot(request).await {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use http::{StatusCode, header};
@@ -31,7 +32,8 @@ pub async fn page() -> Response {
     Redirect::temporary("/docs/index.html").into_response()
 }
 
-pub async fn file(Path(name): Path<String>) -> Result<Response, Error> {
+pub async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response, Error> {
+    let Path(name) = name.map_err(|_| Error::NotFound)?;
     static SETTINGS: LazyLock<Arc<Config<'static>>> =
         LazyLock::new(|| Arc::new(Config::from(DESCRIPTION)));
     match utoipa_swagger_ui::serve(&name, SETTINGS.clone()) {

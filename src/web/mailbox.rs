@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{Html, Response};
 use http::StatusCode;
@@ -23,8 +24,9 @@ pub struct Filter {
 /// JSON: newest first, of one address or of all.
 pub async fn messages(
     State(app): State<Arc<App>>,
-    Query(filter): Query<Filter>,
+    filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Response, Error> {
+    let Query(filter) = filter.map_err(|_| Error::InvalidField("to"))?;
     let mut mails = room(&app)?.list();
     if let Some(to) = &filter.to {
         let wanted = canonical_or_nobody(to);

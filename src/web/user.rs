@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
@@ -204,10 +205,11 @@ pub async fn sessions((State(app), _, request): Call) -> Outcome {
 pub async fn end_session(
     State(app): State<Arc<App>>,
     Extension(client): Extension<Client>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     request: Request<Body>,
 ) -> Outcome {
     let (_, caller) = signed_in(&app, request).await?;
+    let Path(id) = id.map_err(|_| Error::NotFound)?;
     session::end_one(&app, &client, &caller.account.id, &id).await?;
     let done = Answer::ok("Session ended");
     Ok(if id == caller.session.id {

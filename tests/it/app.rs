@@ -84,8 +84,17 @@ impl TestApp {
 
     /// A second process of the same installation: same store, same keys.
     pub async fn again(&self) -> Self {
+        self.again_with(|_| {}).await
+    }
+
+    /// A second process with a changed configuration.
+    pub async fn again_with(&self, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Self::build(self.app.config.clone(), folder).await
+        let mut config = self.app.config.clone();
+        // The limits have tests of their own; here a test may call as often as it likes.
+        config.edge.limits.enabled = false;
+        change(&mut config);
+        Self::build(config, folder).await
     }
 
     async fn config(
@@ -104,6 +113,8 @@ impl TestApp {
         config.hash.memory_kib = 64;
         config.hash.iterations = 1;
         config.hash.threads = 2;
+        // The limits have tests of their own; here a test may call as often as it likes.
+        config.edge.limits.enabled = false;
         change(&mut config);
         config
     }
@@ -169,10 +180,12 @@ impl TestApp {
         mails
     }
 
-    /// Delivers, and takes the code out of the newest mail to an address.
+    /// Delivers, and takes the code out of the newest mail with a code to an address.
     pub async fn code(&self, to: &str) -> String {
         self.deliver().await;
-        code_in(&self.mails(to).first().expect("a mail").text)
+        let mails = self.mails(to);
+        let with_code = mails.iter().find(|mail| mail.subject.contains("code"));
+        code_in(&with_code.expect("a mail with a code").text)
     }
 
     /// A verified account.
@@ -209,6 +222,12 @@ impl TestApp {
             .to_owned()
     }
 
+    /// The status of a confirm.
+    pub async fn confirm_status(&self, code: &str) -> u16 {
+        let body = json!({ "resetToken": code });
+        self.post("confirm-otp-reset", body).await.status
+    }
+
     pub async fn login(&self, email: &str, password: &str) -> Reply {
         self.post("login", json!({ "email": email, "password": password }))
             .await
@@ -239,9 +258,27 @@ impl Drop for TestApp {
 }
 
 impl Caller {
+    /// A caller of a port of this machine, with curl's name, at the address that the port's process thinks it has.
+    pub fn to(port: u16) -> Self {
+        Self {
+            target: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+            from: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            headers: vec![
+                ("host".to_owned(), format!("127.0.0.1:{port}")),
+                ("user-agent".to_owned(), "curl/8.5.0".to_owned()),
+            ],
+        }
+    }
+
     /// Calls from another address of the loopback network: each is a network of its own.
     pub fn from(mut self, address: &str) -> Self {
         self.from = address.parse().expect("an address");
+        self
+    }
+
+    /// Calls another process.
+    pub fn at(mut self, target: SocketAddr) -> Self {
+        self.target = target;
         self
     }
 
@@ -282,6 +319,47 @@ impl Caller {
     }
 
     pub async fn send_bytes(&self, method: &str, path: &str, body: Option<Vec<u8>>) -> Reply {
+        let typed = body.is_some();
+        let body = Full::new(Bytes::from(body.unwrap_or_default()));
+        let (status, headers, bytes) = self.exchange(method, path, typed, body).await;
+        Reply {
+            status,
+            headers,
+            text: String::from_utf8(bytes.to_vec()).expect("UTF-8"),
+        }
+    }
+
+    /// Sends a body in one chunk without saying how long it is.
+    pub async fn send_chunked(&self, method: &str, path: &str, body: Vec<u8>) -> Reply {
+        let frame = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(
+            hyper::body::Frame::data(Bytes::from(body)),
+        )]);
+        let body = http_body_util::StreamBody::new(frame);
+        let (status, headers, bytes) = self.exchange(method, path, true, body).await;
+        Reply {
+            status,
+            headers,
+            text: String::from_utf8(bytes.to_vec()).expect("UTF-8"),
+        }
+    }
+
+    /// For answers that are no text.
+    pub async fn send_raw(&self, method: &str, path: &str) -> (u16, Bytes) {
+        let (status, _, bytes) = self.exchange(method, path, false, Full::default()).await;
+        (status, bytes)
+    }
+
+    async fn exchange<B>(
+        &self,
+        method: &str,
+        path: &str,
+        typed: bool,
+        body: B,
+    ) -> (u16, http::HeaderMap, Bytes)
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket
             .bind(SocketAddr::new(self.from, 0))
@@ -294,18 +372,18 @@ impl Caller {
             .await
             .expect("HTTP");
         tokio::spawn(connection);
-        let mut request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "localhost:9000");
-        let typed = self.headers.iter().any(|(name, _)| name == "content-type");
-        if body.is_some() && !typed {
+        let mut request = http::Request::builder().method(method).uri(path);
+        let named = self.headers.iter().any(|(name, _)| name == "host");
+        if !named {
+            request = request.header("host", "localhost:9000");
+        }
+        let named = self.headers.iter().any(|(name, _)| name == "content-type");
+        if typed && !named {
             request = request.header("content-type", "application/json");
         }
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let body = Full::new(Bytes::from(body.unwrap_or_default()));
         let request = request.body(body).expect("a request");
         let (parts, body) = sender
             .send_request(request)
@@ -313,17 +391,18 @@ impl Caller {
             .expect("an answer")
             .into_parts();
         let bytes = body.collect().await.expect("a whole body").to_bytes();
-        Reply {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).expect("UTF-8"),
-        }
+        (parts.status.as_u16(), parts.headers, bytes)
     }
 }
 
 impl Reply {
     pub fn body(&self) -> Value {
         serde_json::from_str(&self.text).expect("JSON")
+    }
+
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
     }
 
     /// Status and body, without the request's id, which must be there in errors and in the header.
@@ -387,7 +466,7 @@ pub fn code_in(text: &str) -> String {
     clippy::disallowed_methods,
     reason = "how scripts/test tells the tests where PostgreSQL is"
 )]
-async fn fresh_postgres() -> String {
+pub async fn fresh_postgres() -> String {
     let server = std::env::var("CARGOEXTRA_TEST_POSTGRES").expect(
         "CARGOEXTRA_TEST_POSTGRES names the PostgreSQL to test with; ./scripts/test starts one",
     );

@@ -1,0 +1,273 @@
+//! The real binary as a process of its own, and a foreign mail server beside it.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::app::{Caller, Database, fresh_postgres};
+
+/// How long anything may take that a test waits for. Reached only when the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_cargoextra");
+
+/// An installation: a folder, a database, and the environment that its processes get.
+pub struct Installation {
+    pub folder: tempfile::TempDir,
+    pub database: String,
+    environment: Vec<(String, String)>,
+}
+
+/// A running `cargoextra serve`.
+pub struct Process {
+    child: Child,
+    /// Kept open: it goes on printing.
+    _out: Lines<BufReader<ChildStdout>>,
+    pub public: Caller,
+    pub admin: Caller,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+pub struct Printed {
+    pub success: bool,
+    pub out: String,
+    pub err: String,
+}
+
+impl Installation {
+    pub async fn new(database: Database) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let database = match database {
+            Database::Sqlite => {
+                format!("sqlite://{}", folder.path().join("data/test.db").display())
+            }
+            Database::Postgres => fresh_postgres().await,
+        };
+        let data = folder.path().join("data").display().to_string();
+        let mut made = Self {
+            folder,
+            database: database.clone(),
+            environment: Vec::new(),
+        };
+        made.set("database.url", &database);
+        made.set("server.data_dir", &data);
+        made.set("hash.threads", "1");
+        made
+    }
+
+    /// Sets a key for every process and command from now on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        let name = format!("CARGOEXTRA_{}", key.to_uppercase().replace('.', "__"));
+        self.environment.retain(|(found, _)| *found != name);
+        self.environment.push((name, value.to_owned()));
+    }
+
+    /// Starts `serve` on free ports and waits until it says that it serves.
+    pub async fn serve(&self) -> Process {
+        let mut said = String::new();
+        // A port that was free a moment ago may be taken: then others are tried.
+        for _ in 0..5 {
+            match self.try_serve().await {
+                Ok(process) => return process,
+                Err(why) => said = why,
+            }
+        }
+        panic!("cargoextra does not serve: {said}");
+    }
+
+    async fn try_serve(&self) -> Result<Process, String> {
+        let (public, admin) = (free_port(), free_port());
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .expect("a log file");
+        let mut child = self
+            .command()
+            .env("CARGOEXTRA_SERVER__LISTEN", format!("127.0.0.1:{public}"))
+            .env("CARGOEXTRA_ADMIN__LISTEN", format!("127.0.0.1:{admin}"))
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("the binary was built");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let first = tokio::time::timeout(PATIENCE, lines.next_line()).await;
+        match first {
+            Ok(Ok(Some(line))) if line.contains(" serves ") => Ok(Process {
+                child,
+                _out: lines,
+                public: Caller::to(public),
+                admin: Caller::to(admin).header("user-agent", ""),
+            }),
+            other => Err(format!("{other:?}; {}", self.logged())),
+        }
+    }
+
+    /// Runs a command to its end.
+    pub async fn run(&self, arguments: &[&str], input: &str) -> Printed {
+        let mut child = self
+            .command()
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary was built");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // One that ends without reading is fine.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let done = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+        let done = done.expect("it ends").expect("it ran");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Printed {
+            success: done.status.success(),
+            out: text(done.stdout),
+            err: text(done.stderr),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .current_dir(self.folder.path())
+            .envs(self.environment.iter().cloned())
+            .kill_on_drop(true);
+        command
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// What its processes logged so far.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+}
+
+impl Process {
+    /// `kill -9`.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it runs");
+    }
+
+    /// SIGTERM, and until it has ended.
+    pub async fn stop(mut self) -> bool {
+        let id = self.child.id().expect("it runs").to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status().await;
+        assert!(told.is_ok_and(|status| status.success()));
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        ended.expect("it stops").expect("it ran").success()
+    }
+
+    /// Captured mails to an address, newest first.
+    pub async fn mails(&self, to: &str) -> Vec<Value> {
+        let path = format!("/dev/mailbox/messages?to={to}");
+        let reply = self.admin.get(&path).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        reply.body().as_array().expect("a list").clone()
+    }
+
+    /// The code in the newest mail to an address, as soon as there are `count` mails.
+    pub async fn code(&self, to: &str, count: usize) -> String {
+        let arrived = async {
+            loop {
+                let mails = self.mails(to).await;
+                if mails.len() >= count {
+                    return mails[0]["text"].as_str().expect("text").to_owned();
+                }
+            }
+        };
+        let text = tokio::time::timeout(PATIENCE, arrived).await;
+        crate::app::code_in(&text.expect("the mail arrives"))
+    }
+}
+
+/// A mail server that this project did not write (`tests/smtp/sink.py`).
+pub struct Sink {
+    _child: Child,
+    pub port: u16,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// A mail as the server took it.
+#[derive(Debug)]
+pub struct Taken {
+    pub to: Vec<String>,
+    pub data: String,
+}
+
+impl Sink {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how scripts/test tells the tests which Python has aiosmtpd"
+    )]
+    pub async fn start(options: &[&str]) -> Self {
+        let python = std::env::var("CARGOEXTRA_TEST_PYTHON").expect(
+            "CARGOEXTRA_TEST_PYTHON names a Python with aiosmtpd; ./scripts/test installs one",
+        );
+        let mut child = Command::new(python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/smtp/sink.py"))
+            .args(options)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("Python starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let first = tokio::time::timeout(PATIENCE, lines.next_line()).await;
+        let first = first.expect("it starts").expect("UTF-8").expect("a line");
+        let port = first.strip_prefix("PORT ").expect("its first line");
+        Self {
+            _child: child,
+            port: port.parse().expect("a port"),
+            lines,
+        }
+    }
+
+    /// Waits for the next line: a mail taken, or what the sink says it is about to do.
+    pub async fn next(&mut self) -> Taken {
+        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
+        let line = line.expect("a mail arrives").expect("UTF-8");
+        let value: Value = serde_json::from_str(&line.expect("it runs")).expect("JSON");
+        let to = value["to"].as_array().expect("a list").iter();
+        Taken {
+            to: to.map(|to| to.as_str().expect("text").to_owned()).collect(),
+            data: value["data"].as_str().expect("text").to_owned(),
+        }
+    }
+
+    /// Ends the server; whatever it took and nobody has read.
+    pub async fn rest(mut self) -> usize {
+        self._child.kill().await.expect("it runs");
+        let mut count = 0;
+        while let Ok(Some(_)) = self.lines.next_line().await {
+            count += 1;
+        }
+        count
+    }
+}
+
+impl Taken {
+    /// The value of a header, its folded lines joined.
+    pub fn header(&self, name: &str) -> Vec<String> {
+        let head = self.data.split("\r\n\r\n").next().unwrap_or_default();
+        let unfolded = head.replace("\r\n ", " ").replace("\r\n\t", " ");
+        let prefix = format!("{}:", name.to_lowercase());
+        let found = unfolded
+            .split("\r\n")
+            .filter(|line| line.to_lowercase().starts_with(&prefix))
+            .map(|line| line[prefix.len()..].trim().to_owned());
+        found.collect()
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it has an address").port()
+}

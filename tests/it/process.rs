@@ -58,6 +58,8 @@ impl Installation {
         made.set("database.url", &database);
         made.set("server.data_dir", &data);
         made.set("hash.threads", "1");
+        made.set("server.listen", "127.0.0.1:0");
+        made.set("admin.listen", "127.0.0.1:0");
         made
     }
 

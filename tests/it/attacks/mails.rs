@@ -52,18 +52,7 @@ async fn every_mail(app: &TestApp, caller: &crate::app::Caller, profile: &serde_
         200
     );
     app.deliver().await;
-    cargoextra::accounts::lifecycle::lock(&app.app, ADA)
-        .await
-        .expect("it can be locked");
-    app.advance(61_000);
-    assert_eq!(
-        caller
-            .post("forgot-password", json!({ "email": ADA }))
-            .await
-            .status,
-        200
-    );
-    app.deliver().await;
+    ask_while_locked(app, caller).await;
     let mut subjects: Vec<String> = app
         .mails(ADA)
         .iter()
@@ -86,6 +75,22 @@ async fn every_mail(app: &TestApp, caller: &crate::app::Caller, profile: &serde_
             "Your password was changed"
         ]
     );
+}
+
+/// Causes the notice that an account is locked.
+async fn ask_while_locked(app: &TestApp, caller: &crate::app::Caller) {
+    cargoextra::accounts::lifecycle::lock(&app.app, ADA)
+        .await
+        .expect("it can be locked");
+    app.advance(61_000);
+    assert_eq!(
+        caller
+            .post("forgot-password", json!({ "email": ADA }))
+            .await
+            .status,
+        200
+    );
+    app.deliver().await;
 }
 
 /// Every address of ours that a mail holds.

@@ -24,8 +24,9 @@ pub async fn run(mut config: Config) -> Result<(), String> {
     lifecycle::create(&app, ADA, password.reveal())
         .await
         .map_err(|refusal| format!("the demo's account can't be made: {refusal:?}"))?;
+    let stop = serve::signalled();
     invite(&app, password.reveal());
-    let done = serve::run_with(app, listeners, serve::signalled()).await;
+    let done = serve::run_with(app, listeners, stop).await;
     let _ = std::fs::remove_dir_all(&folder);
     done
 }

@@ -73,9 +73,11 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     crate::telemetry::install(&config.telemetry)?;
     let listeners = bind(&config).await?;
     let app = Arc::new(App::build(config, Clock::system(), Random::system()).await?);
+    // Whoever reads that we serve may also tell us to stop.
+    let stop = signalled();
     greet(&app);
     reload_when_told(app.clone(), file);
-    run_with(app, listeners, signalled()).await
+    run_with(app, listeners, stop).await
 }
 
 /// What `serve`, `demo` and the tests share: everything from bound sockets to a graceful stop.
@@ -235,12 +237,13 @@ fn greet(app: &App) {
 /// Turns true at SIGINT or SIGTERM.
 pub fn signalled() -> Stop {
     let (send, stop) = watch::channel(false);
+    // Listened to before this returns, not when the task gets its turn: until then a signal would end the process on the spot.
+    let listen = |kind| tokio::signal::unix::signal(kind).expect("the system has signals");
+    let mut interrupt = listen(tokio::signal::unix::SignalKind::interrupt());
+    let mut terminate = listen(tokio::signal::unix::SignalKind::terminate());
     tokio::spawn(async move {
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-                .expect("the system has signals");
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
+            _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
         tracing::info!("stopping: running requests finish first");

@@ -233,7 +233,7 @@ pub async fn forward(
         let limit = Duration::from_millis(settings.timeouts.response_ms);
         match tokio::time::timeout(limit, upstreams.client.request(attempt)).await {
             Ok(Ok(answer)) => {
-                return Ok(answered(answer, leased, client_upgrade, settings, &context));
+                return answered(answer, leased, client_upgrade, settings, &context);
             }
             Err(_) => {
                 leased.finish(Ending::Failure);
@@ -273,7 +273,7 @@ fn answered(
     client_upgrade: Option<hyper::upgrade::OnUpgrade>,
     settings: &RouteSettings,
     context: &Context<'_>,
-) -> Response<Body> {
+) -> Result<Response<Body>, Error> {
     let switching = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
         return match (client_upgrade, &context.gate) {
@@ -284,14 +284,14 @@ fn answered(
                 let ended = context.ended.clone();
                 tokio::spawn(stream::tunnel(client, downstream, idle, ended, leased));
                 headers::towards_client(answer.headers_mut(), true);
-                answer.map(|_| Body::empty())
+                Ok(answer.map(|_| Body::empty()))
             }
             _ => {
                 // A switch that nobody asked for (CVE-2026-2833): never pass it on.
                 leased.finish(Ending::Failure);
-                let mut refused = Response::new(Body::empty());
-                *refused.status_mut() = StatusCode::BAD_GATEWAY;
-                refused
+                Err(Error::DownstreamUnavailable {
+                    precise: context.precise,
+                })
             }
         };
     }
@@ -304,7 +304,7 @@ fn answered(
         Ending::Success
     };
     let idle = settings.timeouts.idle_ms;
-    answer.map(|body| stream::answer_body(body, idle, context.ended.clone(), leased, ending))
+    Ok(answer.map(|body| stream::answer_body(body, idle, context.ended.clone(), leased, ending)))
 }
 
 /// A URI at an upstream. The path was normalised, and the query goes as it came.

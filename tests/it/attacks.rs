@@ -3,6 +3,7 @@
 mod abuse;
 mod input;
 mod leaks;
+mod mails;
 mod orders;
 mod recovery;
 mod sessions;

@@ -287,8 +287,8 @@ on_both! {
         assert_eq!(page.status, 200);
         for file in page.text.split("src=\"").chain(page.text.split("href=\"")).skip(1).filter_map(|rest| rest.split('"').next()) {
             assert!(!file.contains("//"), "{file}");
-            if file.starts_with("./") {
-                let path = format!("/docs/{}", &file[2..]);
+            if let Some(name) = file.strip_prefix("./") {
+                let path = format!("/docs/{name}");
                 assert_eq!(app.caller().send_raw("GET", &path).await.0, 200, "{path}");
             }
         }

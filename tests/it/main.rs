@@ -3,8 +3,10 @@
 mod account;
 mod app;
 mod attacks;
+mod cli;
 mod contract;
 mod flow;
+mod mail;
 mod origin;
 mod process;
 mod proof;

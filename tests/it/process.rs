@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::mpsc;
 
 use crate::app::{Caller, Database, fresh_postgres};
 
@@ -57,6 +58,8 @@ impl Installation {
         made.set("database.url", &database);
         made.set("server.data_dir", &data);
         made.set("hash.threads", "1");
+        made.set("server.listen", "127.0.0.1:0");
+        made.set("admin.listen", "127.0.0.1:0");
         made
     }
 
@@ -191,9 +194,10 @@ impl Process {
 
 /// A mail server that this project did not write (`tests/smtp/sink.py`).
 pub struct Sink {
-    _child: Child,
+    child: Child,
     pub port: u16,
-    lines: Lines<BufReader<ChildStdout>>,
+    /// Read all the time: a full pipe would hold the server up.
+    taken: mpsc::UnboundedReceiver<Taken>,
 }
 
 /// A mail as the server took it.
@@ -223,30 +227,27 @@ impl Sink {
         let first = tokio::time::timeout(PATIENCE, lines.next_line()).await;
         let first = first.expect("it starts").expect("UTF-8").expect("a line");
         let port = first.strip_prefix("PORT ").expect("its first line");
-        Self {
-            _child: child,
-            port: port.parse().expect("a port"),
-            lines,
-        }
+        let port = port.parse().expect("a port");
+        let (send, taken) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                let _ = send.send(Taken::from_line(&line));
+            }
+        });
+        Self { child, port, taken }
     }
 
-    /// Waits for the next line: a mail taken, or what the sink says it is about to do.
+    /// Waits for the next mail.
     pub async fn next(&mut self) -> Taken {
-        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
-        let line = line.expect("a mail arrives").expect("UTF-8");
-        let value: Value = serde_json::from_str(&line.expect("it runs")).expect("JSON");
-        let to = value["to"].as_array().expect("a list").iter();
-        Taken {
-            to: to.map(|to| to.as_str().expect("text").to_owned()).collect(),
-            data: value["data"].as_str().expect("text").to_owned(),
-        }
+        let taken = tokio::time::timeout(PATIENCE, self.taken.recv()).await;
+        taken.expect("a mail arrives").expect("the server runs")
     }
 
-    /// Ends the server; whatever it took and nobody has read.
+    /// Ends the server; how many mails it took that nobody has looked at.
     pub async fn rest(mut self) -> usize {
-        self._child.kill().await.expect("it runs");
+        self.child.kill().await.expect("it runs");
         let mut count = 0;
-        while let Ok(Some(_)) = self.lines.next_line().await {
+        while self.taken.recv().await.is_some() {
             count += 1;
         }
         count
@@ -254,6 +255,15 @@ impl Sink {
 }
 
 impl Taken {
+    fn from_line(line: &str) -> Self {
+        let value: Value = serde_json::from_str(line).expect("JSON");
+        let to = value["to"].as_array().expect("a list").iter();
+        Self {
+            to: to.map(|to| to.as_str().expect("text").to_owned()).collect(),
+            data: value["data"].as_str().expect("text").to_owned(),
+        }
+    }
+
     /// The value of a header, its folded lines joined.
     pub fn header(&self, name: &str) -> Vec<String> {
         let head = self.data.split("\r\n\r\n").next().unwrap_or_default();

@@ -25,16 +25,19 @@ class Sink:
         return "250 OK"
 
     async def handle_DATA(self, server, session, envelope):
-        await asyncio.sleep(self.options.delay)
-        if self.to_fail > 0:
-            self.to_fail -= 1
-            return "451 failed, as the test asked for"
         message = {
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
             "data": envelope.original_content.decode("utf-8", "replace"),
         }
-        print(json.dumps(message), flush=True)
+        if self.options.announce:
+            print(json.dumps(message), flush=True)
+        await asyncio.sleep(self.options.delay)
+        if self.to_fail > 0:
+            self.to_fail -= 1
+            return "451 failed, as the test asked for"
+        if not self.options.announce:
+            print(json.dumps(message), flush=True)
         return "250 OK"
 
     def authenticate(self, server, session, envelope, mechanism, given):
@@ -50,6 +53,7 @@ def parse_options():
     parser.add_argument("--require-tls", action="store_true", help="take no mail before STARTTLS")
     parser.add_argument("--smtps", action="store_true", help="speak TLS from the first byte instead of STARTTLS")
     parser.add_argument("--delay", type=float, default=0, metavar="SECONDS", help="wait before the answer to a message")
+    parser.add_argument("--announce", action="store_true", help="tell of a message when it has come, not when it is taken")
     parser.add_argument("--refuse", metavar="CODE", help="answer every RCPT with this code")
     parser.add_argument("--fail-first", type=int, default=0, metavar="N", help="answer the first N messages with 451")
     options = parser.parse_args()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::logo::{self, Logo};
 use crate::error::Error;
 use crate::hash::{self, Hasher};
 use crate::keys::{Keyring, load_or_create};
@@ -25,6 +26,8 @@ pub struct App {
     pub db: Db,
     pub hasher: Hasher,
     pub mail: Transport,
+    /// What the pages show instead of the brand's name.
+    pub logo: Option<Logo>,
     /// Rung by a commit that queued a mail; the worker listens.
     pub mail_queued: tokio::sync::Notify,
     /// The name that this process claims mails under.
@@ -48,6 +51,7 @@ impl App {
         .await?;
         db.migrate().await?;
         let mail = Transport::build(&config.mail)?;
+        let logo = logo::read(&config.pages.logo)?;
         let (clock, random) = (Arc::new(clock), Arc::new(random));
         let metrics = Arc::new(Metrics::default());
         let hasher = Hasher::start(
@@ -68,6 +72,7 @@ impl App {
             db,
             hasher,
             mail,
+            logo,
             mail_queued,
             node,
         })

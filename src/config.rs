@@ -14,6 +14,7 @@ use crate::clock::Millis;
 use crate::random::Secret;
 
 mod check;
+pub mod logo;
 mod merge;
 
 /// The commented default; it documents every key.
@@ -30,6 +31,7 @@ pub struct Config {
     pub mail: Mail,
     pub hash: Hash,
     pub accounts: Accounts,
+    pub pages: Pages,
     pub gateway: Gateway,
     pub guard: Guard,
     pub limits: Limits,
@@ -206,6 +208,15 @@ pub struct Retention {
     pub mails: Span,
     pub audit: Span,
     pub sweep_every: Span,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pages {
+    pub accent: String,
+    pub accent_dark: String,
+    pub logo: PathBuf,
+    pub security_contact: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -16,6 +16,7 @@ use crate::accounts::Client;
 use crate::app::App;
 use crate::error::Error;
 use crate::gateway::client_ip::{self, Network};
+use pages::{ErrorFor, Pages};
 
 pub mod admin;
 mod answer;
@@ -24,21 +25,25 @@ mod fields;
 mod mailbox;
 pub mod openapi;
 mod origin;
+mod pages;
 pub mod server;
 mod session;
 mod status;
 mod user;
+mod views;
 
 /// Everything that answers on the public listeners.
 pub struct Front {
     pub app: Arc<App>,
+    pages: Arc<Pages>,
     router: Router,
 }
 
 impl Front {
     pub fn new(app: Arc<App>) -> Self {
-        let router = router(app.clone());
-        Self { app, router }
+        let pages = Arc::new(Pages::new(app.clone()));
+        let router = router(app.clone(), &pages);
+        Self { app, pages, router }
     }
 
     /// THE STACK: what happens to a request, outermost first.
@@ -52,6 +57,7 @@ impl Front {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let origin = request.headers().get(header::ORIGIN).cloned();
         let network = client.network.clone();
+        let error_for = ErrorFor::of(&request);
         request.extensions_mut().insert(client);
         // Before any body is read: a page of somebody else's must not be able to act for its visitor.
         let response = match origin::judge(app, &request) {
@@ -59,7 +65,12 @@ impl Front {
             Ok(()) => self.route(request).await,
             Err(error) => error.into_response(),
         };
+        let is_error = answer::is_error(&response);
         let mut response = answer::finish(response, &request_id);
+        // A browser that asked for a page gets one; its visitor could do nothing with JSON.
+        if let Some(error_for) = error_for.filter(|_| is_error) {
+            response = self.pages.error(&response, &error_for, &request_id);
+        }
         origin::allow(app, origin.as_ref(), response.headers_mut());
         let nosniff = HeaderValue::from_static("nosniff");
         response
@@ -110,7 +121,7 @@ fn identify(app: &App, peer: SocketAddr, headers: &mut HeaderMap, request_id: &s
 }
 
 /// Every route of ours in one list. `web::openapi` describes the API's; a test holds the two together.
-fn router(app: Arc<App>) -> Router {
+fn router(app: Arc<App>, pages: &Arc<Pages>) -> Router {
     let user = Router::new()
         .route("/forgot-password", post(user::forgot_password))
         .route("/confirm-otp-reset", post(user::confirm_otp_reset))
@@ -133,7 +144,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/docs/{file}", get(docs::file))
         .route("/healthz", get(status::alive))
         .route("/readyz", get(status::ready))
+        .with_state(app)
+        .merge(pages.router())
         .fallback(async || Error::NotFound)
         .method_not_allowed_fallback(async || Error::MethodNotAllowed)
-        .with_state(app)
 }

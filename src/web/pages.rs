@@ -28,7 +28,7 @@ mod start;
 mod visit;
 
 /// What the stylesheet, the scripts and the forms need, and nothing else: no other host, nothing inline, no frame around us.
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
+pub const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
      form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 /// What all pages share.

@@ -88,7 +88,7 @@ impl TestApp {
         Self::build(self.app.config.clone(), folder).await
     }
 
-    async fn config(
+    pub async fn config(
         database: Database,
         folder: &tempfile::TempDir,
         change: impl FnOnce(&mut Config),

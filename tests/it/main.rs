@@ -2,4 +2,5 @@
 
 mod app;
 mod attacks;
+mod browser;
 mod flow;

@@ -119,7 +119,7 @@ pub struct Verify<'a> {
     pub email: &'a str,
     pub reference: &'a str,
     pub code: &'a str,
-    /// Life of a code.
+    /// Left of the code; 0: it has expired, and the page offers another one.
     pub minutes: i64,
     /// Seconds until asking again sends something; 0: now.
     pub resend_after: i64,

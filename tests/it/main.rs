@@ -4,3 +4,4 @@ mod app;
 mod attacks;
 mod browser;
 mod flow;
+mod pages;

@@ -1,7 +1,7 @@
 //! A new account: the form, then the code that proves the address.
 
 use super::kept::{Flow, REGISTRATION};
-use super::recover::{FORGOT, over, resent, seconds_until, wrong_address, wrong_code};
+use super::recover::{FORGOT, minutes_left, resent, seconds_until, wrong_address, wrong_code};
 use super::refusal::Refusal;
 use super::visit::{Answered, Form, Visit};
 use crate::accounts::password;
@@ -175,11 +175,11 @@ fn show_code(
         shell: visit.shell(),
         csrf: &csrf,
         errors: &refusal.errors,
-        notice: over(flow, refusal, now).unwrap_or(notice),
+        notice,
         email: &flow.email,
         reference: &flow.reference,
         code,
-        minutes: visit.app().config.accounts.reset.code_life.seconds() / 60,
+        minutes: minutes_left(flow, refusal, now),
         resend_after: seconds_until(flow.resend_at, now),
     };
     visit.show(refusal, &page)

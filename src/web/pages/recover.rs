@@ -169,20 +169,22 @@ fn show_code(
         shell: visit.shell(),
         csrf: &csrf,
         errors: &refusal.errors,
-        notice: over(flow, refusal, now).unwrap_or(notice),
+        notice,
         email: &flow.email,
         reference: &flow.reference,
         code,
-        minutes: visit.app().config.accounts.reset.code_life.seconds() / 60,
+        minutes: minutes_left(flow, refusal, now),
         resend_after: seconds_until(flow.resend_at, now),
     };
     visit.show(refusal, &page)
 }
 
-/// What a page for a code says when the code's time is over.
-pub fn over(flow: &Flow, refusal: &Refusal, now: i64) -> Option<&'static str> {
-    let over = now >= flow.expires_at && refusal.status == StatusCode::OK;
-    over.then_some("The time for the last code is over. Send another one.")
+/// Minutes that are left of a flow's code. A refusal keeps the form that was refused, whatever the time.
+pub fn minutes_left(flow: &Flow, refusal: &Refusal, now: i64) -> i64 {
+    let least = i64::from(refusal.status != StatusCode::OK);
+    (seconds_until(flow.expires_at, now) + 59)
+        .div_euclid(60)
+        .max(least)
 }
 
 pub fn seconds_until(at: i64, now: i64) -> i64 {

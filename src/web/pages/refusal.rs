@@ -62,7 +62,7 @@ impl Refusal {
             // The same for an unknown address, a wrong password, and an address that waits for its code.
             Error::InvalidCredentials => errors.fields.push((
                 "password",
-                "Address or password is wrong, or the address is not confirmed yet. Setting a new password helps in each case."
+                "Address or password is wrong, or the address was never confirmed. “Forgot your password?” helps with all three."
                     .to_owned(),
             )),
             Error::TooManyRequests { retry_after } => {

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::logo::{self, Logo};
 use crate::error::Error;
 use crate::gateway::Edge;
 use crate::gateway::limit::counters::Counters;
@@ -35,6 +36,8 @@ pub struct App {
     pub edge: ArcSwap<Edge>,
     pub sessions: SessionCache,
     pub access_log: AccessLog,
+    /// What the pages show instead of the brand's name.
+    pub logo: Option<Logo>,
     /// Rung by a commit that queued a mail; the worker listens.
     pub mail_queued: tokio::sync::Notify,
     /// The name that this process claims mails under.
@@ -58,6 +61,7 @@ impl App {
         .await?;
         db.migrate().await?;
         let mail = Transport::build(&config.mail)?;
+        let logo = logo::read(&config.pages.logo)?;
         let (clock, random) = (Arc::new(clock), Arc::new(random));
         let metrics = Arc::new(Metrics::default());
         let hasher = Hasher::start(
@@ -84,6 +88,7 @@ impl App {
             edge: ArcSwap::from_pointee(edge),
             sessions: SessionCache::default(),
             access_log,
+            logo,
             mail_queued,
             node,
         })

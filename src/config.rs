@@ -15,6 +15,7 @@ use crate::random::Secret;
 
 mod check;
 pub mod edge;
+pub mod logo;
 mod merge;
 
 /// The commented default; it documents every key.
@@ -31,6 +32,7 @@ pub struct Config {
     pub mail: Mail,
     pub hash: Hash,
     pub accounts: Accounts,
+    pub pages: Pages,
     pub gateway: edge::routes::RawGateway,
     pub guard: edge::guard::RawGuard,
     pub limits: edge::limits::RawLimits,
@@ -210,6 +212,15 @@ pub struct Retention {
     pub mails: Span,
     pub audit: Span,
     pub sweep_every: Span,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pages {
+    pub accent: String,
+    pub accent_dark: String,
+    pub logo: PathBuf,
+    pub security_contact: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

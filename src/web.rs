@@ -29,6 +29,7 @@ use crate::gateway::route::Found;
 use crate::metrics::RouteMetrics;
 use crate::telemetry::{Line, masked};
 use limits::Asked;
+use pages::{ErrorFor, Pages};
 use server::Connection;
 
 pub mod admin;
@@ -40,14 +41,17 @@ mod limits;
 mod mailbox;
 pub mod openapi;
 mod origin;
+mod pages;
 pub mod server;
 mod session;
 mod status;
 mod user;
+mod views;
 
 /// Everything that answers on the public listeners.
 pub struct Front {
     pub app: Arc<App>,
+    pages: Arc<Pages>,
     router: Router,
     /// Counters of what is ours, and of what no route took.
     own: RouteMetrics,
@@ -70,9 +74,15 @@ struct Passage {
 
 impl Front {
     pub fn new(app: Arc<App>) -> Self {
-        let router = router(app.clone());
+        let pages = Arc::new(Pages::new(app.clone()));
+        let router = router(app.clone(), &pages);
         let own = app.metrics.route("own");
-        Self { app, router, own }
+        Self {
+            app,
+            pages,
+            router,
+            own,
+        }
     }
 
     /// THE STACK: what happens to a request, outermost first. (The gate has read its bytes before.)
@@ -83,11 +93,17 @@ impl Front {
         let origin = request.headers().get(header::ORIGIN).cloned();
         // Who calls, found out once; everything after uses this and never looks at the socket or the headers again.
         let mut passage = identify(app, connection, &mut request);
+        let error_for = ErrorFor::of(&request);
         let response = match self.admit(&edge, &mut request, &mut passage) {
             Ok(()) => self.dispatch(&edge, request, &mut passage).await,
             Err(error) => error.into_response(),
         };
+        let is_error = passage.route.is_none() && answer::is_error(&response);
         let mut response = answer::finish(response, &passage.request_id);
+        // A browser that asked for a page gets one; its visitor could do nothing with JSON.
+        if let Some(error_for) = error_for.filter(|_| is_error) {
+            response = self.pages.error(&response, &error_for, &passage.request_id);
+        }
         if passage.route.is_none() {
             dress(
                 app,
@@ -342,7 +358,7 @@ fn dress(
 }
 
 /// Every route of ours in one list. `web::openapi` describes the API's; a test holds the two together.
-fn router(app: Arc<App>) -> Router {
+fn router(app: Arc<App>, pages: &Arc<Pages>) -> Router {
     let user = Router::new()
         .route("/forgot-password", post(user::forgot_password))
         .route("/confirm-otp-reset", post(user::confirm_otp_reset))
@@ -365,7 +381,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/docs/{file}", get(docs::file))
         .route("/healthz", get(status::alive))
         .route("/readyz", get(status::ready))
+        .with_state(app)
+        .merge(pages.router())
         .fallback(async || Error::NotFound)
         .method_not_allowed_fallback(async || Error::MethodNotAllowed)
-        .with_state(app)
 }

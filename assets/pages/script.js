@@ -9,8 +9,18 @@
     return symbols.length > 5 ? symbols.slice(0, 5) + '-' + symbols.slice(5) : symbols;
   };
 
+  // What was said about the last entry is not about this one.
+  const forgive = (field) => {
+    const old = document.getElementById(field.id + '-error');
+    if (old) old.hidden = true;
+    field.removeAttribute('aria-invalid');
+    const links = [...all('#problem a')].map((link) => link.hash);
+    if (links.length === 1 && links[0] === '#' + field.id) document.getElementById('problem').hidden = true;
+  };
+
   for (const field of all('[data-code]')) {
     field.addEventListener('input', (event) => {
+      forgive(field);
       if (event.isComposing) return;
       const before = group(field.value.slice(0, field.selectionStart));
       const atEnd = field.selectionStart === field.value.length;
@@ -26,6 +36,7 @@
       if (!code) return;
       event.preventDefault();
       field.value = group(code);
+      forgive(field);
     });
   }
 
@@ -37,6 +48,7 @@
     const field = document.querySelector('[data-code]');
     if (field) {
       field.value = group(code);
+      forgive(field);
       const told = document.querySelector('[data-filled]');
       told.textContent = told.dataset.filled;
       field.form.querySelector('button').focus();
@@ -73,13 +85,7 @@
     const say = (answer) => {
       words.textContent = answer ? answer.message : '';
       words.dataset.ok = Boolean(answer && answer.ok);
-      if (!answer) return;
-      // What was said about the last password is not about this one.
-      const old = document.getElementById(field.id + '-error');
-      if (old) old.hidden = true;
-      field.removeAttribute('aria-invalid');
-      const links = [...all('#problem a')].map((link) => link.hash);
-      if (links.length === 1 && links[0] === '#' + field.id) document.getElementById('problem').hidden = true;
+      if (answer) forgive(field);
     };
     const ask = async () => {
       asked = new AbortController();

@@ -59,15 +59,18 @@ pub async fn forgot(app: &App, client: &Client, email: &str) -> Result<Forgot, E
     let canonical = canonical_or_nobody(email);
     let mut tx = app.db.begin().await?;
     let answer = ask(app, &mut tx, client, &canonical).await?;
-    let account = match app.config.accounts.disclosure {
-        Disclosure::Documented => accounts::find_by_email(&mut tx, &canonical)
+    let documented = app.config.accounts.disclosure == Disclosure::Documented && !client.page;
+    let unknown = documented
+        && accounts::find_by_email(&mut tx, &canonical)
             .await?
-            .map(|_| ()),
-        Disclosure::Uniform => Some(()),
-    };
+            .is_none();
     tx.commit().await?;
     app.mail_queued.notify_one();
-    account.map(|()| answer).ok_or(Error::AccountNotFound)
+    if unknown {
+        Err(Error::AccountNotFound)
+    } else {
+        Ok(answer)
+    }
 }
 
 /// What is written for an address, known or not.

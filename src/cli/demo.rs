@@ -56,6 +56,7 @@ fn invite(app: &App, password: &str) {
     let mailbox = format!("http://{}/dev/mailbox", app.config.admin.listen);
     println!("CargoExtra demo: nothing is kept when it ends (Ctrl-C).
 
+  start here {origin}/
   API docs   {origin}/docs
   mailbox    {mailbox}
   account    {ADA}

@@ -105,7 +105,7 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
         .admin
         .local_addr()
         .map_err(|error| error.to_string())?;
-    let admin = Arc::new(Admin::new(app.clone(), address, token));
+    let admin = Arc::new(Admin::new(app.clone(), address, token, stop.clone()));
     tasks.spawn(serve(
         listeners.admin,
         bounds.with_connections(ADMIN_CONNECTIONS),
@@ -216,6 +216,7 @@ fn greet(app: &App) {
         env!("CARGO_PKG_VERSION")
     );
     println!("  listens    {}", listen.join(", "));
+    println!("  pages      {origin}/  {origin}/account/login");
     println!("  API docs   {origin}/docs");
     println!("  health     {origin}/healthz  {origin}/readyz");
     println!("  metrics    http://{}/metrics", config.admin.listen);

@@ -15,6 +15,7 @@ pub fn problems(config: &Config) -> Vec<String> {
     mail(config, &mut demand);
     hash(config, &mut demand);
     accounts(config, &mut demand);
+    pages(config, &mut demand);
     later(config, &mut demand);
     found
 }
@@ -220,6 +221,28 @@ fn accounts(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     demand(
         keep.sweep_every.0 >= 1000,
         "accounts.retention.sweep_every: must be at least 1s",
+    );
+}
+
+fn pages(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    let pages = &config.pages;
+    let is_colour = |text: &str| {
+        text.strip_prefix('#').is_some_and(|digits| {
+            digits.len() == 6 && digits.bytes().all(|b| b.is_ascii_hexdigit())
+        })
+    };
+    let (light, dark) = (pages.accent.as_str(), pages.accent_dark.as_str());
+    demand(
+        light.is_empty() && dark.is_empty() || is_colour(light) && is_colour(dark),
+        "pages.accent, pages.accent_dark: write both as #rrggbb, or leave both empty",
+    );
+    let contact = &pages.security_contact;
+    let is_uri = ["mailto:", "https://", "tel:"]
+        .iter()
+        .any(|scheme| contact.starts_with(scheme));
+    demand(
+        contact.is_empty() || is_uri && contact.bytes().all(|b| b.is_ascii_graphic()),
+        "pages.security_contact: must begin with mailto:, https:// or tel: (RFC 9116)",
     );
 }
 

@@ -11,6 +11,7 @@ use axum::routing::get;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use tower::ServiceExt;
 
+use super::server::Stop;
 use super::{answer, mailbox};
 use crate::app::App;
 use crate::error::Error;
@@ -26,17 +27,13 @@ pub struct Admin {
 }
 
 impl Admin {
-    pub fn new(app: Arc<App>, address: SocketAddr, token: Secret<String>) -> Self {
+    pub fn new(app: Arc<App>, address: SocketAddr, token: Secret<String>, stop: Stop) -> Self {
         let router = Router::new()
             .route("/metrics", get(metrics))
-            .route("/dev/mailbox", get(mailbox::page))
-            .route(
-                "/dev/mailbox/messages",
-                get(mailbox::messages).delete(mailbox::clear),
-            )
+            .with_state(app.clone())
+            .merge(mailbox::router(app.clone(), stop))
             .fallback(async || Error::NotFound)
-            .method_not_allowed_fallback(async || Error::MethodNotAllowed)
-            .with_state(app.clone());
+            .method_not_allowed_fallback(async || Error::MethodNotAllowed);
         Self {
             app,
             router,

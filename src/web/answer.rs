@@ -79,6 +79,11 @@ impl IntoResponse for Error {
     }
 }
 
+/// Whether [`finish`] has an error to write.
+pub fn is_error(response: &Response) -> bool {
+    response.extensions().get::<Arc<Error>>().is_some()
+}
+
 /// Writes the body of an error, logs what is internal (here and nowhere else), and names the request.
 pub fn finish(response: Response, request_id: &str) -> Response {
     let (mut parts, mut body) = response.into_parts();

@@ -97,7 +97,7 @@ impl TestApp {
         Self::build(config, folder).await
     }
 
-    async fn config(
+    pub async fn config(
         database: Database,
         folder: &tempfile::TempDir,
         change: impl FnOnce(&mut Config),

@@ -3,10 +3,12 @@
 mod account;
 mod app;
 mod attacks;
+mod browser;
 mod cli;
 mod contract;
 mod flow;
 mod mail;
 mod origin;
+mod pages;
 mod process;
 mod proof;

@@ -1,5 +1,5 @@
 // What people do: two tabs, back, reload, too late, another browser, no cookies, pasting half a mail.
-import { NEW_PASSWORD, account, advance, assert, at, done, forgot, heading, look, mailedCode, origin, reference, submit, visitor } from './lib.mjs';
+import { NEW_PASSWORD, account, advance, assert, at, done, forgot, heading, look, mailbox, mailedCode, origin, reference, submit, visitor } from './lib.mjs';
 
 const context = await visitor();
 const page = await context.newPage();
@@ -32,6 +32,8 @@ for (const text of pieces) {
   await page.evaluate((piece) => navigator.clipboard.writeText(piece), text);
   await page.focus('#code');
   await page.keyboard.press('Control+V');
+  // Pasting ends some time after the key is up.
+  await page.waitForFunction(() => document.querySelector('#code').value !== '');
   assert.equal(await page.inputValue('#code'), code, JSON.stringify(text));
 }
 
@@ -106,6 +108,14 @@ assert.equal(await heading(page), 'This form is out of date');
 await look(page, 'error-stale');
 await page.getByRole('link', { name: 'Open the page again' }).click();
 await page.waitForURL('**/account/forgot');
+
+// A form that a page of another origin sends.
+const evil = `<!doctype html><title>x</title><form method="post" action="${origin}/account/forgot"><input name="email" value="one@example.com"><button>Win</button></form>`;
+await page.route('**/dev/mailbox/evil', (route) => route.fulfill({ contentType: 'text/html', body: evil }));
+await page.goto(`${mailbox}/dev/mailbox/evil`);
+await submit(page, 'Win');
+assert.equal(await heading(page), 'Not allowed');
+await look(page, 'error-403');
 
 // What browsers and password managers ask for.
 await page.goto(`${origin}/.well-known/change-password`);

@@ -17,9 +17,16 @@ const [onPhone, onTablet, onDesk] = pages;
 assert.equal(await onDesk.locator('.rows .badge').count(), 1);
 await look(onDesk, 'account-sessions');
 
+// Ended in one window, and once more in another that still shows it.
+const again = await desk.newPage();
+await again.goto(`${origin}/account`);
 await submit(onDesk, 'End the session on Safari on iPhone, last seen now');
 assert.equal(await onDesk.locator('#notice').textContent(), 'The session on Safari on iPhone was ended.');
 await look(onDesk, 'account-ended');
+await submit(again, 'End the session on Safari on iPhone, last seen now');
+assert.equal((await again.locator('#problem').textContent()).trim(), 'That session had ended already.');
+await look(again, 'account-problem');
+await again.close();
 await onPhone.reload();
 assert.equal(at(onPhone), '/account/login');
 assert.match(await onPhone.locator('#notice').textContent(), /^You were signed out/);

@@ -116,13 +116,13 @@ impl Transport {
                 timeout,
             } => {
                 let message = message(from, letter)?;
-                // The library's time-out is for each command; this one is for all of them.
+                // A connection of its own for each mail (the library's pool is off): dropping one half-way must not leave it to the next mail.
                 match tokio::time::timeout(*timeout, smtp.send(message)).await {
                     Ok(Ok(_)) => Ok(()),
-                    Ok(Err(error)) if error.is_permanent() => {
-                        Err(Failure::Final(error.to_string()))
+                    Ok(Err(error)) if refuses_recipient(&error) => {
+                        Err(Failure::Final(reply(&error)))
                     }
-                    Ok(Err(error)) => Err(Failure::Passing(error.to_string())),
+                    Ok(Err(error)) => Err(Failure::Passing(reply(&error))),
                     Err(_) => Err(Failure::Passing(
                         "the mail server did not answer in time".to_owned(),
                     )),
@@ -219,6 +219,23 @@ impl Mailroom {
 
     pub fn watch(&self) -> broadcast::Receiver<()> {
         self.changed.subscribe()
+    }
+}
+
+/// Codes that are about this mail or its receiver (RFC 5321 section 4.2.2). Any other 5xx, at the greeting or at the sign-in say, is about
+/// us or the server, and passes once somebody has mended that.
+fn refuses_recipient(error: &lettre::transport::smtp::Error) -> bool {
+    let code = error.status().map(|code| code.to_string());
+    code.is_some_and(|code| matches!(code.as_str(), "550" | "551" | "552" | "553" | "555" | "556"))
+}
+
+/// What a server said, without its words: they may repeat the address, or what the mail says.
+fn reply(error: &lettre::transport::smtp::Error) -> String {
+    match error.status() {
+        Some(code) => format!("the mail server answered {code}"),
+        None if error.is_timeout() => "the mail server did not answer in time".to_owned(),
+        None if error.is_tls() => "the mail server's TLS could not be agreed on".to_owned(),
+        None => "the mail server can't be reached, or broke off".to_owned(),
     }
 }
 

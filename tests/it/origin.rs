@@ -230,7 +230,12 @@ on_both! {
 
 fn admin(app: &TestApp, address: &str) -> Admin {
     let token = Secret::new("the-token-of-this-test".to_owned());
-    Admin::new(app.app.clone(), address.parse().expect("an address"), token, tokio::sync::watch::channel(false).1)
+    Admin::new(
+        app.app.clone(),
+        address.parse().expect("an address"),
+        token,
+        tokio::sync::watch::channel(false).1,
+    )
 }
 
 async fn ask(admin: &Admin, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {

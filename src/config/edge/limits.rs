@@ -137,7 +137,7 @@ impl RawLimits {
     pub fn validate(&self, problems: &mut Vec<String>) -> LimitSettings {
         if self.store != "memory" {
             problems.push(format!(
-                "limits.store is \"{}\"; only memory is built yet, write that",
+                "limits.store: \"{}\" is not built yet; write memory",
                 self.store
             ));
         }
@@ -437,7 +437,7 @@ mod tests {
             let found = rule(text);
             assert!(found.iter().any(|p| p.contains(part)), "{text}: {found:?}");
         }
-        assert!(check("store = \"redis\"").1[0].contains("only memory"));
+        assert!(check("store = \"redis\"").1[0].contains("is not built yet"));
         assert!(check("max_keys = 10").1[0].contains("from 1000"));
         let slow = "[[rules]]\nname = \"r\"\nroute = \"GET /x\"\nkey = \"route\"\nrate = \"1/day\"\nburst = 1000000";
         assert!(check(slow).1[0].contains("days to refill"));

@@ -252,8 +252,10 @@ pub async fn until(stream: &mut TcpStream, end: &str) -> String {
 
 /// The statuses of answers, in their order.
 pub fn statuses(answers: &str) -> Vec<u16> {
-    let starts = answers.match_indices("HTTP/1.1 ");
+    let starts = answers.match_indices("HTTP/1.");
+    // Not the end of a request line that was echoed.
     starts
-        .map(|(at, start)| answers[at + start.len()..][..3].parse().expect("a status"))
+        .filter_map(|(at, start)| answers[at + start.len() + 1..].strip_prefix(' '))
+        .map(|rest| rest[..3].parse().expect("a status"))
         .collect()
 }

@@ -10,3 +10,4 @@ mod gate;
 mod origin;
 mod process;
 mod proof;
+mod proxy;

@@ -25,6 +25,9 @@ const ASSERTION_REUSE: Millis = 20_000;
 /// Assertions kept for reuse.
 const ASSERTIONS_KEPT: usize = 20_000;
 
+/// A session and the route that it calls.
+type Place = (String, String);
+
 /// The keys of both kinds of token.
 pub struct Tokens {
     origin: String,
@@ -32,7 +35,7 @@ pub struct Tokens {
     assertion: Pair,
     jwks: Value,
     /// By session and audience: signing costs more than all else that a proxied request needs.
-    fresh: Mutex<HashMap<(String, String), (Millis, Secret<String>)>>,
+    fresh: Mutex<HashMap<Place, (Millis, Secret<String>)>>,
 }
 
 struct Pair {

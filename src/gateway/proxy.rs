@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::balance::{Group, Lease};
 use super::breaker::{Ending, Policy};
-use super::gate::{GateHandle, Refusal};
+use super::gate::GateHandle;
 use super::route::Route;
 use crate::clock::{Clock, Millis};
 use crate::config::edge::routes::{Protocol, RouteSettings};
@@ -25,6 +25,7 @@ mod stream;
 
 pub use headers::Identity;
 pub use stream::Ended;
+use stream::Upload;
 
 /// Idle connections to upstreams are dropped after so long: sooner than common servers drop them (5 s and up), so that a request rarely
 /// meets a connection that is just being closed (hyper #2136).
@@ -195,7 +196,8 @@ impl Drop for Leased {
 /// Forwards a request whose path is in its normal form.
 ///
 /// # Errors
-/// [`Error::DownstreamUnavailable`], [`Error::DownstreamTimeout`]; [`Error::BadRequest`] when the client's own body is broken.
+/// [`Error::DownstreamUnavailable`], [`Error::DownstreamTimeout`]; when the client's own body is broken or does not come,
+/// [`Error::BadRequest`] or [`Error::RequestTimeout`], and when its session ended meanwhile, [`Error::Unauthorized`].
 pub async fn forward(
     upstreams: &Arc<Upstreams>,
     route: &Route,
@@ -212,10 +214,12 @@ pub async fn forward(
     let query = parts.uri.query().map(str::to_owned);
     let replayable = is_idempotent(&parts.method) && http_body::Body::is_end_stream(&body);
     upstreams.save_up();
+    let upload = Upload::default();
     let mut body = Some(stream::idle_bounded(
         body,
         settings.timeouts.idle_ms,
         context.ended.clone(),
+        upload.clone(),
     ));
     let mut failed: Option<usize> = None;
     loop {
@@ -235,6 +239,10 @@ pub async fn forward(
             Ok(Ok(answer)) => {
                 return answered(answer, leased, client_upgrade, settings, &context);
             }
+            Err(_) if upload.is_awaited() => {
+                leased.finish(Ending::Unknown);
+                return Err(Error::RequestTimeout);
+            }
             Err(_) => {
                 leased.finish(Ending::Failure);
                 return Err(Error::DownstreamTimeout {
@@ -242,9 +250,10 @@ pub async fn forward(
                 });
             }
             Ok(Err(error)) => {
-                if Refusal::find(&error).is_some() {
+                // What a client does must not count against the upstream: five of it would shut everybody out.
+                if let Some(fault) = upload.fault() {
                     leased.finish(Ending::Unknown);
-                    return Err(Error::BadRequest);
+                    return Err(fault);
                 }
                 leased.finish(Ending::Failure);
                 tracing::warn!(route = settings.name, upstream = %upstreams.uris[member], request = context.request_id, error = %causes(&error), "a downstream service failed");

@@ -1,5 +1,6 @@
 //! Limits that need more than the network: by session and account once a token is checked, by address once a body is parsed.
 
+use axum::extract::OriginalUri;
 use http::{HeaderMap, Method, Request};
 
 use crate::accounts::session::SignedIn;
@@ -17,10 +18,13 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// The path is the whole one, also within a nested router, which sees only the rest of it.
     pub fn of<B>(request: &Request<B>) -> Self {
+        let original = request.extensions().get::<OriginalUri>();
+        let uri = original.map_or(request.uri(), |original| &original.0);
         Self {
             method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            path: uri.path().to_owned(),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::clock::Millis;
 
 /// A mail that waits longer is late.
-const DELAYED: Millis = 5 * 60_000;
+pub const DELAYED: Millis = 5 * 60_000;
 
 /// The process answers: that is all it says.
 pub async fn alive() -> Answer {

@@ -115,6 +115,7 @@ impl TestApp {
         config.hash.threads = 2;
         // The limits have tests of their own; here a test may call as often as it likes.
         config.edge.limits.enabled = false;
+        config.telemetry.access_log = "off".to_owned();
         change(&mut config);
         config
     }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Leased;
+use crate::error::Error;
 use crate::gateway::breaker::Ending;
 
 /// Makes a future that ends when the session behind a stream has ended. It is made only once a stream falls silent or a tunnel opens,
@@ -30,6 +32,33 @@ impl std::fmt::Debug for Ended {
     }
 }
 
+/// How a client's body fares, for whoever waits for the answer to it.
+#[derive(Clone, Debug, Default)]
+pub struct Upload(Arc<AtomicU8>);
+
+impl Upload {
+    const FLOWS: u8 = 0;
+    const AWAITED: u8 = 1;
+    const SILENT: u8 = 2;
+    const BROKEN: u8 = 3;
+    const ENDED: u8 = 4;
+
+    /// Whether it is the client that keeps everybody waiting.
+    pub fn is_awaited(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::AWAITED
+    }
+
+    /// Why it broke off, if it did.
+    pub fn fault(&self) -> Option<Error> {
+        match self.0.load(Ordering::Acquire) {
+            Self::SILENT => Some(Error::RequestTimeout),
+            Self::BROKEN => Some(Error::BadRequest),
+            Self::ENDED => Some(Error::Unauthorized),
+            _ => None,
+        }
+    }
+}
+
 /// A body that breaks off after `idle` of silence, or when its session ends.
 struct Bounded<B> {
     body: B,
@@ -39,14 +68,16 @@ struct Bounded<B> {
     waiting: Option<Wait>,
     /// Of an answer: what its upstream is told when the body is through.
     lease: Option<(Leased, Ending)>,
+    /// Of a client's body; nobody looks at an answer's.
+    upload: Upload,
 }
 
 /// A client's body on its way to a downstream service.
-pub fn idle_bounded(body: Body, idle_ms: u64, ended: Option<Ended>) -> Body {
+pub fn idle_bounded(body: Body, idle_ms: u64, ended: Option<Ended>, upload: Upload) -> Body {
     if body.is_end_stream() {
         return body;
     }
-    bounded(body, idle_ms, ended, None)
+    bounded(body, idle_ms, ended, None, upload)
 }
 
 /// A downstream service's body on its way to the client.
@@ -61,10 +92,17 @@ pub fn answer_body(
         leased.finish(ending);
         return Body::new(body);
     }
-    bounded(body, idle_ms, ended, Some((leased, ending)))
+    let lease = Some((leased, ending));
+    bounded(body, idle_ms, ended, lease, Upload::default())
 }
 
-fn bounded<B>(body: B, idle_ms: u64, ended: Option<Ended>, lease: Option<(Leased, Ending)>) -> Body
+fn bounded<B>(
+    body: B,
+    idle_ms: u64,
+    ended: Option<Ended>,
+    lease: Option<(Leased, Ending)>,
+    upload: Upload,
+) -> Body
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -76,6 +114,7 @@ where
         ended,
         waiting: None,
         lease,
+        upload,
     })
 }
 
@@ -95,18 +134,21 @@ where
         if let Some(waiting) = &mut this.waiting
             && waiting.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(Some(Err("the session has ended".into())));
+            return this.end();
         }
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.timer = None;
+                this.note(Upload::FLOWS);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 this.report(Ending::Failure);
+                this.note(Upload::BROKEN);
                 Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(None) => {
+                this.note(Upload::FLOWS);
                 if let Some((leased, ending)) = this.lease.take() {
                     leased.finish(ending);
                 }
@@ -119,14 +161,21 @@ where
                     .timer
                     .get_or_insert_with(|| Box::pin(sleep_until(deadline(idle))));
                 if timer.as_mut().poll(cx).is_pending() {
-                    if let (None, Some(ended)) = (&this.waiting, &this.ended) {
-                        let waiting = this.waiting.insert((ended.0)());
-                        // Registers the waker; a session that has just ended is seen at the next poll.
-                        let _ = waiting.as_mut().poll(cx);
+                    if let (None, Some(ended)) = (&this.waiting, &this.ended)
+                        && this
+                            .waiting
+                            .insert((ended.0)())
+                            .as_mut()
+                            .poll(cx)
+                            .is_ready()
+                    {
+                        return this.end();
                     }
+                    this.note(Upload::AWAITED);
                     return Poll::Pending;
                 }
                 this.report(Ending::Failure);
+                this.note(Upload::SILENT);
                 Poll::Ready(Some(Err(
                     "nothing came for the route's idle_timeout_ms".into()
                 )))
@@ -148,6 +197,17 @@ impl<B> Bounded<B> {
         if let Some((leased, _)) = self.lease.take() {
             leased.finish(ending);
         }
+    }
+
+    fn note(&self, state: u8) {
+        self.upload.0.store(state, Ordering::Release);
+    }
+
+    /// The session has ended. What waited for that is through and must not be asked again.
+    fn end<T>(&mut self) -> Poll<Option<Result<T, Box<dyn std::error::Error + Send + Sync>>>> {
+        (self.waiting, self.ended) = (None, None);
+        self.note(Upload::ENDED);
+        Poll::Ready(Some(Err("the session has ended".into())))
     }
 }
 

@@ -220,7 +220,7 @@ impl Worker<'_> {
         }
         let registration = match &found.registration_id {
             Some(id) => accounts::find_registration(tx, id).await?,
-            None => accounts::newest_registration(tx, &account.id, &mail.network).await?,
+            None => accounts::registration_to_resend(tx, &account.id, &mail.network).await?,
         };
         let (Some(registration), Some(key)) = (registration, self.keys.find(&found.key_id)) else {
             return Ok(Plan::Drop("no registration waits at this address"));

@@ -220,6 +220,20 @@ pub async fn newest_registration(
     row.map(|row| Registration::from_row(&row)).transpose()
 }
 
+/// The registration that a code sent again is for: the newest that the asking network made, or the only one. Never one of several that
+/// others made.
+pub async fn registration_to_resend(
+    tx: &mut Tx,
+    account_id: &str,
+    network: &str,
+) -> Result<Option<Registration>, Error> {
+    const SQL: &str = "select * from registrations where account_id = $1
+            and (network = $2 or 1 = (select count(*) from registrations where account_id = $1))
+        order by created_at desc, id desc limit 1";
+    let row = tx.first(SQL, values![account_id, network]).await?;
+    row.map(|row| Registration::from_row(&row)).transpose()
+}
+
 /// Forgets everything that was registered for an address before it was proved.
 pub async fn delete_registrations(tx: &mut Tx, account_id: &str) -> Result<(), Error> {
     const SQL: &str = "delete from registrations where account_id = $1";

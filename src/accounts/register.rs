@@ -52,7 +52,7 @@ pub async fn register(app: &App, client: &Client, form: &Form) -> Result<String,
             .flatten()
             .map(String::as_str),
     );
-    let checked = password::check(&app.config.accounts.password, form.password.reveal(), &own)?;
+    let checked = password::check(app, form.password.reveal(), &own).await?;
     let documented = app.config.accounts.disclosure == Disclosure::Documented && !client.page;
     if documented && is_taken(&mut app.db.read().await?, &email).await? {
         return Err(Error::AccountExists);

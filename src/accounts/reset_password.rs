@@ -307,7 +307,7 @@ pub async fn reset(
         return Err(Error::InvalidRequest);
     };
     let own = own_data(&account);
-    let checked = password::check(&app.config.accounts.password, new_password, &own)?;
+    let checked = password::check(app, new_password, &own).await?;
     let hash = app.hasher.hash(checked).await?;
     finish(app, client, &account, &reset, &hash).await
 }

@@ -36,6 +36,14 @@ pub struct Registration {
 }
 
 impl Account {
+    /// Where mail for the account goes. Until it is verified nobody's spelling counts: the first who typed one may be a stranger.
+    pub fn mailbox(&self) -> &str {
+        match self.verified_at {
+            Some(_) => &self.email,
+            None => &self.email_canonical,
+        }
+    }
+
     fn from_row(row: &Row) -> Result<Self, Error> {
         Ok(Self {
             id: row.get("id")?,
@@ -140,7 +148,8 @@ pub async fn set_proved_password(
     now: Millis,
 ) -> Result<bool, Error> {
     const SQL: &str = "update accounts set password_hash = $2, password_changed_at = $3,
-            verified_at = coalesce(verified_at, $3)
+            verified_at = coalesce(verified_at, $3),
+            email = case when verified_at is null then email_canonical else email end
         where id = $1 and locked_at is null";
     Ok(tx.execute(SQL, values![id, password_hash, now]).await? == 1)
 }

@@ -40,6 +40,7 @@ create table verifications (
     nonce bytea not null,
     code_hash bytea not null,
     reference text not null,
+    network text not null,          -- of who asked: a reference is told to nobody else
     started_at bigint not null,
     expires_at bigint not null,
     consumed_at bigint,
@@ -83,6 +84,7 @@ create table requests (
     key_id text not null,
     reference text not null,
     asked_at bigint not null,
+    sent_at bigint not null,        -- the last that a mail went out for: only such a one makes others wait
     touched_at bigint not null,
     primary key (address_hash, purpose)
 );

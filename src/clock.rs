@@ -1,6 +1,8 @@
 //! Time, as an argument. Nothing else in the program asks the system what time it is.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Millis = i64;
@@ -9,7 +11,35 @@ pub type Millis = i64;
 #[derive(Debug)]
 pub struct Clock {
     source: Source,
-    floor: AtomicI64,
+    floor: Mutex<Floor>,
+}
+
+/// The last answer, and when it was given by a clock that nobody sets.
+#[derive(Debug, Default)]
+struct Floor {
+    answer: Millis,
+    given: Option<Instant>,
+}
+
+impl Floor {
+    /// The next answer. After a step back of the reading, time goes on from the last answer by the steady clock, so that one jump
+    /// forward and back does not stop it. Without a steady clock it stands still.
+    fn next(&mut self, reading: Millis, steady: Option<Instant>) -> Millis {
+        let passed = match (self.given, steady) {
+            (Some(given), Some(steady)) => steady.saturating_duration_since(given),
+            _ => std::time::Duration::ZERO,
+        };
+        let passed_millis = passed.as_millis() as Millis;
+        let flowed = self.answer + passed_millis;
+        // The part of a millisecond that has passed must not be lost each time somebody asks.
+        if reading >= flowed || self.given.is_none() {
+            self.given = steady;
+        } else if let Some(given) = self.given {
+            self.given = given.checked_add(std::time::Duration::from_millis(passed_millis as u64));
+        }
+        self.answer = flowed.max(reading);
+        self.answer
+    }
 }
 
 #[derive(Debug)]
@@ -22,7 +52,7 @@ impl Clock {
     pub fn system() -> Self {
         Self {
             source: Source::System,
-            floor: AtomicI64::new(0),
+            floor: Mutex::default(),
         }
     }
 
@@ -30,17 +60,20 @@ impl Clock {
     pub fn manual(start: Millis) -> Self {
         Self {
             source: Source::Manual(AtomicI64::new(start)),
-            floor: AtomicI64::new(0),
+            floor: Mutex::default(),
         }
     }
 
     /// The time now; never less than any answer given before.
     pub fn now(&self) -> Millis {
-        let reading = match &self.source {
-            Source::System => system_millis(),
-            Source::Manual(at) => at.load(Ordering::SeqCst),
-        };
-        self.floor.fetch_max(reading, Ordering::SeqCst).max(reading)
+        let mut floor = self
+            .floor
+            .lock()
+            .expect("nothing panics while it holds this");
+        match &self.source {
+            Source::System => floor.next(system_millis(), Some(steady())),
+            Source::Manual(at) => floor.next(at.load(Ordering::SeqCst), None),
+        }
     }
 
     /// Moves a manual clock by `by` milliseconds (negative = back). The system's clock can't be moved.
@@ -60,6 +93,14 @@ fn system_millis() -> Millis {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as Millis)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the steady clock"
+)]
+fn steady() -> Instant {
+    Instant::now()
 }
 
 /// `2026-11-23T18:59:00Z`.
@@ -132,5 +173,22 @@ mod tests {
         assert_eq!(clock.now(), 1_000);
         clock.advance(600);
         assert_eq!(clock.now(), 1_100);
+    }
+
+    #[test]
+    fn after_a_jump_and_back_time_goes_on() {
+        let (start, mut floor) = (steady(), Floor::default());
+        let mut next = |reading, micros| {
+            floor.next(
+                reading,
+                Some(start + std::time::Duration::from_micros(micros)),
+            )
+        };
+        assert_eq!(next(1_000, 0), 1_000);
+        assert_eq!(next(900_000, 0), 900_000);
+        assert_eq!(next(1_000, 600), 900_000);
+        assert_eq!(next(1_001, 1_200), 900_001);
+        assert_eq!(next(1_500, 500_000), 900_500);
+        assert_eq!(next(950_000, 501_000), 950_000);
     }
 }

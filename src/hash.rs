@@ -52,11 +52,16 @@ struct Job {
 enum Work {
     Hash { salt: [u8; 16] },
     Verify { phc: String },
+    Score(Score),
 }
+
+/// Judges a password; what is wrong with it.
+pub type Score = Box<dyn FnOnce(&str) -> Vec<String> + Send>;
 
 enum Done {
     Hashed(String),
     Verified(Verdict),
+    Scored(Vec<String>),
 }
 
 /// The outcome of a verification.
@@ -107,7 +112,7 @@ impl Hasher {
         let salt = self.random.bytes();
         match self.submit(Work::Hash { salt }, password).await? {
             Done::Hashed(phc) => Ok(phc),
-            Done::Verified(_) => unreachable!("a hash job gives a hash"),
+            _ => unreachable!("a hash job gives a hash"),
         }
     }
 
@@ -129,6 +134,21 @@ impl Hasher {
                 right: false,
                 outdated: false,
             }),
+        }
+    }
+
+    /// Judges a password on a thread of the pool: that takes as long as a hash, and must not hold up the cheap requests either.
+    ///
+    /// # Errors
+    /// As [`Hasher::hash`].
+    pub async fn score(
+        &self,
+        password: Secret<String>,
+        score: Score,
+    ) -> Result<Vec<String>, Error> {
+        match self.submit(Work::Score(score), password).await? {
+            Done::Scored(reasons) => Ok(reasons),
+            _ => unreachable!("a score job gives a score"),
         }
     }
 
@@ -174,13 +194,14 @@ fn run(jobs: &Mutex<Receiver<Job>>, settings: &Settings, clock: &Clock, metrics:
             metrics.count_hash("dropped");
             continue;
         }
-        let done = match &job.work {
+        let done = match job.work {
             Work::Hash { salt } => {
-                hash(settings, &mut memory, &job.password, salt).map(Done::Hashed)
+                hash(settings, &mut memory, &job.password, &salt).map(Done::Hashed)
             }
             Work::Verify { phc } => {
-                verify(settings, &mut memory, &job.password, phc).map(Done::Verified)
+                verify(settings, &mut memory, &job.password, &phc).map(Done::Verified)
             }
+            Work::Score(score) => Ok(Done::Scored(score(job.password.reveal()))),
         };
         metrics.count_hash("done");
         let _ = job.answer.send(done);

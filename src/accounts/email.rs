@@ -14,6 +14,7 @@ const LONGEST_LOCAL: usize = 64;
 /// An address as written and as compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Email {
+    /// With the domain as it goes onto the wire: mail servers need not know any but ASCII names.
     stored: String,
     canonical: String,
 }
@@ -40,13 +41,22 @@ impl Email {
         if !named || !domain.contains('.') || domain.parse::<std::net::Ipv4Addr>().is_ok() {
             return None;
         }
+        let written = if typed_domain.is_ascii() {
+            typed_domain
+        } else {
+            &domain
+        };
+        let written = format!("{local}@{written}");
         let local = if local.is_ascii() {
             local.to_ascii_lowercase()
         } else {
             local.to_owned()
         };
         let canonical = format!("{local}@{domain}");
-        (canonical.len() <= LONGEST).then_some(Self { stored, canonical })
+        (canonical.len() <= LONGEST).then_some(Self {
+            stored: written,
+            canonical,
+        })
     }
 
     /// As its owner writes it.
@@ -134,6 +144,17 @@ mod tests {
         assert_eq!(
             canonical("e\u{301}va@example.com"),
             canonical("\u{e9}va@example.com")
+        );
+    }
+
+    #[test]
+    fn is_stored_as_its_owner_writes_it_but_for_the_domain_on_the_wire() {
+        let stored = |typed| Email::parse(typed).map(|email| email.stored);
+        let ada = "Ada@B\u{fc}cher.example";
+        assert_eq!(stored(ada), Some("Ada@xn--bcher-kva.example".to_owned()));
+        assert_eq!(
+            stored(" Ada@Example.com"),
+            Some("Ada@Example.com".to_owned())
         );
     }
 

@@ -25,11 +25,7 @@ impl From<Error> for Refusal {
 /// Makes a verified account (the operator vouches for the address).
 pub async fn create(app: &App, typed: &str, new_password: &str) -> Result<Account, Refusal> {
     let email = Email::parse(typed).ok_or(Error::InvalidEmail)?;
-    let checked = password::check(
-        &app.config.accounts.password,
-        new_password,
-        &[email.stored()],
-    )?;
+    let checked = password::check(app, new_password, &[email.stored()]).await?;
     let hash = app.hasher.hash(checked).await?;
     let now = app.clock.now();
     let mut tx = app.db.begin().await?;

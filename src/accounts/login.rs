@@ -1,8 +1,9 @@
 //! Signing in. The same text, the same work and the same writes for an unknown address, a wrong password and a locked account.
 
 use super::email::canonical_or_nobody;
+use super::register::{self, CodeFor};
 use super::session::{self, Begun};
-use super::{Client, audit, password, register};
+use super::{Client, audit, password};
 use crate::app::App;
 use crate::config::Disclosure;
 use crate::error::Error;
@@ -14,7 +15,9 @@ use crate::store::db::Tx;
 /// An account that may be meant, with the hash that its password must match.
 struct Candidate {
     account: Account,
-    /// The account's own, or while it is unverified that of its newest registration.
+    /// Whose hash that is while the account is unverified.
+    registration_id: Option<String>,
+    /// The account's own, or while it is unverified that of its newest registration, the asking network's before others'.
     hash: Option<String>,
 }
 
@@ -29,7 +32,7 @@ pub async fn login(
     typed: &str,
 ) -> Result<(Account, Begun), Error> {
     let canonical = canonical_or_nobody(email);
-    let candidate = candidate(&mut app.db.read().await?, &canonical).await?;
+    let candidate = candidate(&mut app.db.read().await?, &canonical, &client.network).await?;
     let hash = candidate
         .as_ref()
         .and_then(|candidate| candidate.hash.as_deref());
@@ -38,13 +41,14 @@ pub async fn login(
     let right = candidate.filter(|found| verdict.right && found.account.locked_at.is_none());
     let Some(Candidate {
         account,
+        registration_id,
         hash: Some(hash),
     }) = right
     else {
         return refuse(app, client, None).await;
     };
     if account.verified_at.is_none() {
-        return refuse(app, client, Some(&account)).await;
+        return refuse(app, client, Some((&account, registration_id))).await;
     }
     let stronger = if verdict.outdated {
         Some(app.hasher.hash(password).await?)
@@ -54,32 +58,45 @@ pub async fn login(
     sign_in(app, client, account, &hash, stronger).await
 }
 
-async fn candidate(tx: &mut Tx, canonical: &str) -> Result<Option<Candidate>, Error> {
+async fn candidate(
+    tx: &mut Tx,
+    canonical: &str,
+    network: &str,
+) -> Result<Option<Candidate>, Error> {
     let Some(account) = accounts::find_by_email(tx, canonical).await? else {
         // As many questions as for an account.
-        accounts::newest_registration(tx, "", "").await?;
+        accounts::newest_registration(tx, "", network).await?;
         return Ok(None);
     };
-    let newest = accounts::newest_registration(tx, &account.id, "").await?;
-    let hash = match account.verified_at {
-        Some(_) => account.password_hash.clone(),
-        None => newest.map(|registration| registration.password_hash),
+    let newest = accounts::newest_registration(tx, &account.id, network).await?;
+    let (registration_id, hash) = match (account.verified_at, newest) {
+        (None, Some(newest)) => (Some(newest.id), Some(newest.password_hash)),
+        (None, None) => (None, None),
+        (Some(_), _) => (None, account.password_hash.clone()),
     };
-    Ok(Some(Candidate { account, hash }))
+    Ok(Some(Candidate {
+        account,
+        registration_id,
+        hash,
+    }))
 }
 
-/// Says no. `unverified`: the password was right, but the address is not proved yet.
+/// Says no. `unverified`: the password of this registration was right, but the address is not proved yet.
 async fn refuse(
     app: &App,
     client: &Client,
-    unverified: Option<&Account>,
+    unverified: Option<(&Account, Option<String>)>,
 ) -> Result<(Account, Begun), Error> {
     let uniform = app.config.accounts.disclosure == Disclosure::Uniform || client.page;
     let mut tx = app.db.begin().await?;
-    if let (Some(account), true) = (unverified, uniform) {
-        register::send_code(app, &mut tx, client, &account.email_canonical, None).await?;
+    if let (Some((account, Some(id))), true) = (&unverified, uniform) {
+        accounts::lock_row(&mut tx, &account.id).await?;
+        if accounts::find_registration(&mut tx, id).await?.is_some() {
+            let canonical = &account.email_canonical;
+            register::send_code(app, &mut tx, client, canonical, CodeFor::Waiting(id)).await?;
+        }
     }
-    let id = unverified.map(|account| account.id.as_str());
+    let id = unverified.as_ref().map(|(account, _)| account.id.as_str());
     audit(app, &mut tx, "login_refused", id, Some(client), None).await?;
     tx.commit().await?;
     app.mail_queued.notify_one();

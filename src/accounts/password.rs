@@ -3,6 +3,7 @@
 
 use unicode_normalization::UnicodeNormalization;
 
+use crate::app::App;
 use crate::config;
 use crate::error::Error;
 use crate::random::Secret;
@@ -10,25 +11,27 @@ use crate::random::Secret;
 /// Lower-cased, sorted bytewise; see `assets/README.md` for source and licence.
 static COMMON: &str = include_str!("../../assets/common-passwords.txt");
 
-/// zxcvbn looks at so many characters; its time grows with the square of the length.
-const SCORED_CHARACTERS: usize = 72;
+/// zxcvbn looks at so many characters; its time grows faster than the length.
+const SCORED_CHARACTERS: usize = 40;
 
 /// A password in the form it is hashed in: NFC (SP 800-63B-4 asks for a normal form).
 pub fn normal(typed: &str) -> Secret<String> {
     Secret::new(typed.nfc().collect())
 }
 
-/// Checks a new password against the policy.
+/// Checks a new password against the policy. Guessing how it could be guessed is slow work, so the hash threads do it.
 ///
 /// # Errors
-/// [`Error::WeakPassword`] with what to change, one sentence each.
-pub fn check(
-    policy: &config::Password,
-    typed: &str,
-    own: &[&str],
-) -> Result<Secret<String>, Error> {
+/// [`Error::WeakPassword`] with what to change, one sentence each; [`Error::Busy`].
+pub async fn check(app: &App, typed: &str, own: &[&str]) -> Result<Secret<String>, Error> {
+    let policy = &app.config.accounts.password;
     let password = normal(typed);
-    let reasons = reasons(policy, password.reveal(), own);
+    let mut reasons = plain_reasons(policy, password.reveal());
+    if reasons.is_empty() {
+        let (own, min_score) = (own_words(own), policy.min_score);
+        let score = Box::new(move |password: &str| scored_reasons(min_score, password, &own));
+        reasons = app.hasher.score(password.clone(), score).await?;
+    }
     if reasons.is_empty() {
         Ok(password)
     } else {
@@ -36,7 +39,8 @@ pub fn check(
     }
 }
 
-fn reasons(policy: &config::Password, password: &str, own: &[&str]) -> Vec<String> {
+/// What is found out at once.
+fn plain_reasons(policy: &config::Password, password: &str) -> Vec<String> {
     let length = password.chars().count();
     if length < policy.min_length {
         return vec![format!("Use at least {} characters.", policy.min_length)];
@@ -47,11 +51,14 @@ fn reasons(policy: &config::Password, password: &str, own: &[&str]) -> Vec<Strin
     if is_common(password) {
         return vec!["This password is known from data breaches. Choose another one.".to_owned()];
     }
-    let own = own_words(own);
+    Vec::new()
+}
+
+fn scored_reasons(min_score: u8, password: &str, own: &[String]) -> Vec<String> {
     let own: Vec<&str> = own.iter().map(String::as_str).collect();
     let scored: String = password.chars().take(SCORED_CHARACTERS).collect();
     let estimate = zxcvbn::zxcvbn(&scored, &own);
-    if u8::from(estimate.score()) >= policy.min_score {
+    if u8::from(estimate.score()) >= min_score {
         return Vec::new();
     }
     let mut reasons = vec!["This password is too easy to guess.".to_owned()];
@@ -96,7 +103,12 @@ mod tests {
     };
 
     fn refused(password: &str) -> Vec<String> {
-        reasons(&POLICY, password, &["ada.lovelace@example.com", "Ada"])
+        let plain = plain_reasons(&POLICY, password);
+        if !plain.is_empty() {
+            return plain;
+        }
+        let own = own_words(&["ada.lovelace@example.com", "Ada"]);
+        scored_reasons(POLICY.min_score, password, &own)
     }
 
     #[test]

@@ -28,6 +28,16 @@ pub struct Form {
     pub phone: Option<String>,
 }
 
+/// Which registration a code is for.
+pub(super) enum CodeFor<'a> {
+    /// One that is kept only if its code goes out, since without one nobody could ever verify it.
+    New(&'a Registration),
+    /// One that waits, by its id.
+    Waiting(&'a str),
+    /// One that the mail worker chooses, if one waits at the address.
+    Whichever,
+}
+
 /// Registers; the answer is the reference that the mail shows too.
 ///
 /// # Errors
@@ -42,7 +52,7 @@ pub async fn register(app: &App, client: &Client, form: &Form) -> Result<String,
             .flatten()
             .map(String::as_str),
     );
-    let checked = password::check(&app.config.accounts.password, form.password.reveal(), &own)?;
+    let checked = password::check(app, form.password.reveal(), &own).await?;
     let documented = app.config.accounts.disclosure == Disclosure::Documented && !client.page;
     if documented && is_taken(&mut app.db.read().await?, &email).await? {
         return Err(Error::AccountExists);
@@ -67,7 +77,14 @@ pub async fn register(app: &App, client: &Client, form: &Form) -> Result<String,
         network: client.network.clone(),
         created_at: now,
     };
-    let sent = send_code(app, &mut tx, client, email.canonical(), Some(&registration)).await?;
+    let sent = send_code(
+        app,
+        &mut tx,
+        client,
+        email.canonical(),
+        CodeFor::New(&registration),
+    )
+    .await?;
     audit(
         app,
         &mut tx,
@@ -98,14 +115,14 @@ async fn take_account(tx: &mut Tx, canonical: &str) -> Result<Account, Error> {
 }
 
 /// Starts a verification and queues its mail, unless three are live, the budget is spent, or (for a code sent again) the last one is too
-/// fresh: then nothing is sent and the answer looks the same. A registration is kept only if its code goes out, since without one nobody
-/// could ever verify it; without a `registration`, the mail worker chooses the one that waits at the address, if one does.
+/// fresh: then nothing is sent and the answer looks the same. It then names the mail that this very network asked for last, or none that
+/// there is: a person must never find on the screen the reference of a mail that a stranger caused (S-08).
 pub(super) async fn send_code(
     app: &App,
     tx: &mut Tx,
     client: &Client,
     canonical: &str,
-    registration: Option<&Registration>,
+    code_for: CodeFor<'_>,
 ) -> Result<String, Error> {
     let now = app.clock.now();
     let settings = &app.config.accounts.reset;
@@ -113,27 +130,34 @@ pub(super) async fn send_code(
     let address_hash = key.address_hash(canonical);
     let purpose = Purpose::Verify.name();
     let last = requests::take(tx, &address_hash, purpose, &key.id, now).await?;
-    let too_fresh = registration.is_none() && now < last.asked_at + settings.resend_after.0;
-    if too_fresh || verifications::count_live(tx, &address_hash, now).await? >= settings.max_live {
-        return Ok(last.reference);
+    let sent = verifications::references(tx, &address_hash, now).await?;
+    let (nonce, reference) = unlike(app, &sent);
+    let is_new = matches!(code_for, CodeFor::New(_));
+    let too_fresh = !is_new && now < last.sent_at + settings.resend_after.0;
+    let full = verifications::count_live(tx, &address_hash, now).await? >= settings.max_live;
+    if too_fresh || full || !caused_mail::take(app, tx, CountedAs::Other, canonical, client).await?
+    {
+        let own = sent.into_iter().find(|(by, _)| *by == client.network);
+        return Ok(own.map_or(reference, |(_, reference)| reference));
     }
-    let nonce: [u8; 16] = app.random.bytes();
-    let reference = key.tag(Purpose::Verify, &nonce);
-    requests::answer(tx, &address_hash, purpose, &reference, now).await?;
-    if !caused_mail::take(app, tx, CountedAs::Other, canonical, client).await? {
-        return Ok(reference);
-    }
-    if let Some(registration) = registration {
-        accounts::insert_registration(tx, registration).await?;
-    }
+    requests::answer(tx, &address_hash, purpose, &reference, now, now).await?;
+    let registration_id = match code_for {
+        CodeFor::New(registration) => {
+            accounts::insert_registration(tx, registration).await?;
+            Some(registration.id.clone())
+        }
+        CodeFor::Waiting(id) => Some(id.to_owned()),
+        CodeFor::Whichever => None,
+    };
     let verification = Verification {
         id: app.id(),
         address_hash,
-        registration_id: registration.map(|registration| registration.id.clone()),
+        registration_id,
         key_id: key.id.clone(),
         nonce: nonce.to_vec(),
         code_hash: key.code_lookup(Purpose::Verify, &key.code(Purpose::Verify, &nonce)),
         reference: reference.clone(),
+        network: client.network.clone(),
         started_at: now,
         expires_at: now + settings.code_life.0,
     };
@@ -151,6 +175,17 @@ pub(super) async fn send_code(
     Ok(reference)
 }
 
+/// A nonce whose reference no mail bears yet.
+fn unlike(app: &App, sent: &[(String, String)]) -> ([u8; 16], String) {
+    loop {
+        let nonce = app.random.bytes();
+        let reference = app.keys.current().tag(Purpose::Verify, &nonce);
+        if sent.iter().all(|(_, other)| *other != reference) {
+            return (nonce, reference);
+        }
+    }
+}
+
 /// Sends the code of a registration again; the answer is the reference that the mail shows too.
 ///
 /// # Errors
@@ -158,7 +193,7 @@ pub(super) async fn send_code(
 pub async fn resend(app: &App, client: &Client, email: &str) -> Result<String, Error> {
     let canonical = canonical_or_nobody(email);
     let mut tx = app.db.begin().await?;
-    let reference = send_code(app, &mut tx, client, &canonical, None).await?;
+    let reference = send_code(app, &mut tx, client, &canonical, CodeFor::Whichever).await?;
     let documented = app.config.accounts.disclosure == Disclosure::Documented && !client.page;
     let waits = if documented {
         let account = accounts::find_by_email(&mut tx, &canonical).await?;

@@ -83,22 +83,29 @@ async fn ask(app: &App, tx: &mut Tx, client: &Client, canonical: &str) -> Result
     let last = requests::take(tx, &address_hash, purpose, &key.id, now).await?;
     let live = resets::live_of_address(tx, &address_hash, now).await?;
     let full = live.len() as i64 >= settings.max_live;
-    if now < last.asked_at + settings.resend_after.0 || full {
-        let free_at = if full {
-            live[0]
-        } else {
-            last.asked_at + settings.resend_after.0
-        };
-        return Ok(Forgot {
-            reference: last.reference,
-            expires_in: seconds_until(last.asked_at + settings.code_life.0, now, 0),
-            resend_after: seconds_until(free_at, now, 1),
-        });
+    let free_at = if full {
+        live[0]
+    } else {
+        last.asked_at + settings.resend_after.0
+    };
+    let repeat = Forgot {
+        reference: last.reference,
+        expires_in: seconds_until(last.asked_at + settings.code_life.0, now, 0),
+        resend_after: seconds_until(free_at, now, 1),
+    };
+    if full || now < last.sent_at + settings.resend_after.0 {
+        return Ok(repeat);
+    }
+    // A request that nothing was sent for makes nobody wait whose own would be: a stranger over the cap could keep the owner out.
+    let within = caused_mail::take(app, tx, CountedAs::Recovery, canonical, client).await?;
+    if !within && now < free_at {
+        return Ok(repeat);
     }
     let nonce: [u8; 16] = app.random.bytes();
     let reference = key.tag(Purpose::Reset, &nonce);
-    requests::answer(tx, &address_hash, purpose, &reference, now).await?;
-    if caused_mail::take(app, tx, CountedAs::Recovery, canonical, client).await? {
+    let sent_at = if within { now } else { last.sent_at };
+    requests::answer(tx, &address_hash, purpose, &reference, now, sent_at).await?;
+    if within {
         start(app, tx, client, canonical, &nonce, &reference).await?;
     }
     Ok(Forgot {
@@ -303,7 +310,7 @@ pub async fn reset(
         return Err(Error::InvalidRequest);
     };
     let own = own_data(&account);
-    let checked = password::check(&app.config.accounts.password, new_password, &own)?;
+    let checked = password::check(app, new_password, &own).await?;
     let hash = app.hasher.hash(checked).await?;
     finish(app, client, &account, &reset, &hash).await
 }

@@ -165,7 +165,7 @@ impl Worker<'_> {
                 self.verify_code(&mut tx, mail, &account).await?
             }
             (Some(Mail::PasswordChanged), Some(account)) => {
-                self.notice(mail, &account.email, NoticeOf::PasswordChanged)?
+                self.notice(mail, account.mailbox(), NoticeOf::PasswordChanged)?
             }
         };
         tx.commit().await?;
@@ -183,14 +183,14 @@ impl Worker<'_> {
             return Ok(Plan::Drop("the code had died in the queue"));
         };
         if account.locked_at.is_some() {
-            return self.notice(mail, &account.email, NoticeOf::AccountLocked);
+            return self.notice(mail, account.mailbox(), NoticeOf::AccountLocked);
         }
         let Some(key) = self.keys.find(&reset.key_id) else {
             return Ok(Plan::Drop("the code's key was removed"));
         };
         resets::assign(tx, id, &account.id).await?;
         let code = key.code(Purpose::Reset, &reset.nonce);
-        let envelope = self.envelope(mail, &account.email);
+        let envelope = self.envelope(mail, account.mailbox());
         let letter = with_code(
             self.config,
             &envelope,
@@ -214,13 +214,13 @@ impl Worker<'_> {
         if account.verified_at.is_some() {
             // Only a registration tells its owner; asking for a code again tells nobody anything.
             return match found.registration_id {
-                Some(_) => self.notice(mail, &account.email, NoticeOf::RegisterAttempt),
+                Some(_) => self.notice(mail, account.mailbox(), NoticeOf::RegisterAttempt),
                 None => Ok(Plan::Drop("the address is verified already")),
             };
         }
         let registration = match &found.registration_id {
             Some(id) => accounts::find_registration(tx, id).await?,
-            None => accounts::newest_registration(tx, &account.id, &mail.network).await?,
+            None => accounts::registration_to_resend(tx, &account.id, &mail.network).await?,
         };
         let (Some(registration), Some(key)) = (registration, self.keys.find(&found.key_id)) else {
             return Ok(Plan::Drop("no registration waits at this address"));

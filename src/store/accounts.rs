@@ -36,6 +36,14 @@ pub struct Registration {
 }
 
 impl Account {
+    /// Where mail for the account goes. Until it is verified nobody's spelling counts: the first who typed one may be a stranger.
+    pub fn mailbox(&self) -> &str {
+        match self.verified_at {
+            Some(_) => &self.email,
+            None => &self.email_canonical,
+        }
+    }
+
     fn from_row(row: &Row) -> Result<Self, Error> {
         Ok(Self {
             id: row.get("id")?,
@@ -140,7 +148,8 @@ pub async fn set_proved_password(
     now: Millis,
 ) -> Result<bool, Error> {
     const SQL: &str = "update accounts set password_hash = $2, password_changed_at = $3,
-            verified_at = coalesce(verified_at, $3)
+            verified_at = coalesce(verified_at, $3),
+            email = case when verified_at is null then email_canonical else email end
         where id = $1 and locked_at is null";
     Ok(tx.execute(SQL, values![id, password_hash, now]).await? == 1)
 }
@@ -216,6 +225,20 @@ pub async fn newest_registration(
 ) -> Result<Option<Registration>, Error> {
     const SQL: &str = "select * from registrations where account_id = $1
         order by case when network = $2 then 0 else 1 end, created_at desc, id desc limit 1";
+    let row = tx.first(SQL, values![account_id, network]).await?;
+    row.map(|row| Registration::from_row(&row)).transpose()
+}
+
+/// The registration that a code sent again is for: the newest that the asking network made, or the only one. Never one of several that
+/// others made.
+pub async fn registration_to_resend(
+    tx: &mut Tx,
+    account_id: &str,
+    network: &str,
+) -> Result<Option<Registration>, Error> {
+    const SQL: &str = "select * from registrations where account_id = $1
+            and (network = $2 or 1 = (select count(*) from registrations where account_id = $1))
+        order by created_at desc, id desc limit 1";
     let row = tx.first(SQL, values![account_id, network]).await?;
     row.map(|row| Registration::from_row(&row)).transpose()
 }

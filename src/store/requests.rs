@@ -10,6 +10,8 @@ use crate::error::Error;
 pub struct Last {
     pub reference: String,
     pub asked_at: Millis,
+    /// When one was asked that a mail went out for.
+    pub sent_at: Millis,
 }
 
 /// Mails that were caused to an address, by span and asker.
@@ -27,7 +29,7 @@ const HOUR: Millis = 3_600_000;
 const DAY: Millis = 24 * HOUR;
 
 /// Takes the row of an address and purpose until the end of the transaction, making it if need be, so that askers stand in a row.
-/// What was asked last; `asked_at` 0 if nothing was.
+/// What was asked last; times are 0 if nothing was.
 pub async fn take(
     tx: &mut Tx,
     address_hash: &[u8],
@@ -36,31 +38,33 @@ pub async fn take(
     now: Millis,
 ) -> Result<Last, Error> {
     const SQL: &str =
-        "insert into requests (address_hash, purpose, key_id, reference, asked_at, touched_at)
-        values ($1, $2, $3, '', 0, $4)
+        "insert into requests (address_hash, purpose, key_id, reference, asked_at, sent_at, touched_at)
+        values ($1, $2, $3, '', 0, 0, $4)
         on conflict (address_hash, purpose) do update set touched_at = excluded.touched_at
-        returning reference, asked_at";
+        returning reference, asked_at, sent_at";
     let row = tx
         .one(SQL, values![address_hash, purpose, key_id, now])
         .await?;
     Ok(Last {
         reference: row.get("reference")?,
         asked_at: row.get("asked_at")?,
+        sent_at: row.get("sent_at")?,
     })
 }
 
-/// Writes down what this request answers.
+/// Writes down what this request answers, and when a mail went out for it.
 pub async fn answer(
     tx: &mut Tx,
     address_hash: &[u8],
     purpose: &str,
     reference: &str,
     now: Millis,
+    sent_at: Millis,
 ) -> Result<(), Error> {
-    const SQL: &str = "update requests set reference = $3, asked_at = $4
+    const SQL: &str = "update requests set reference = $3, asked_at = $4, sent_at = $5
         where address_hash = $1 and purpose = $2";
-    tx.execute(SQL, values![address_hash, purpose, reference, now])
-        .await?;
+    let values = values![address_hash, purpose, reference, now, sent_at];
+    tx.execute(SQL, values).await?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ pub struct Verification {
     pub nonce: Vec<u8>,
     pub code_hash: Vec<u8>,
     pub reference: String,
+    pub network: String,
     pub started_at: Millis,
     pub expires_at: Millis,
 }
@@ -29,6 +30,7 @@ impl Verification {
             nonce: row.get("nonce")?,
             code_hash: row.get("code_hash")?,
             reference: row.get("reference")?,
+            network: row.get("network")?,
             started_at: row.get("started_at")?,
             expires_at: row.get("expires_at")?,
         })
@@ -38,8 +40,8 @@ impl Verification {
 /// Starts a verification. False if another one has the same code: try another nonce.
 pub async fn start(tx: &mut Tx, new: &Verification) -> Result<bool, Error> {
     const SQL: &str = "insert into verifications (id, address_hash, registration_id, key_id, nonce,
-            code_hash, reference, started_at, expires_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict (code_hash) do nothing";
+            code_hash, reference, network, started_at, expires_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict (code_hash) do nothing";
     let values = values![
         &new.id,
         &new.address_hash,
@@ -48,6 +50,7 @@ pub async fn start(tx: &mut Tx, new: &Verification) -> Result<bool, Error> {
         &new.nonce,
         &new.code_hash,
         &new.reference,
+        &new.network,
         new.started_at,
         new.expires_at
     ];
@@ -59,6 +62,21 @@ pub async fn count_live(tx: &mut Tx, address_hash: &[u8], now: Millis) -> Result
     const SQL: &str = "select count(*) as live from verifications
         where address_hash = $1 and expires_at > $2 and consumed_at is null and expired_at is null";
     tx.one(SQL, values![address_hash, now]).await?.get("live")
+}
+
+/// `(network, reference)` of what an address was sent and what has not run out, newest first. Used ones too: whether a code was used is
+/// nothing for whoever asks again.
+pub async fn references(
+    tx: &mut Tx,
+    address_hash: &[u8],
+    now: Millis,
+) -> Result<Vec<(String, String)>, Error> {
+    const SQL: &str = "select network, reference from verifications
+        where address_hash = $1 and expires_at > $2 order by started_at desc, id desc limit 100";
+    let rows = tx.all(SQL, values![address_hash, now]).await?;
+    rows.iter()
+        .map(|row| Ok((row.get("network")?, row.get("reference")?)))
+        .collect()
 }
 
 /// A live verification, for its mail.

@@ -19,24 +19,22 @@ const GRANT_PATH: &str = "/api/v1/user/password-reset";
 pub enum Sent<'a> {
     Nothing,
     Once(&'a str),
-    /// Two of a name: whose is whose can't be known.
+    /// Two of a name: whose is whose can't be known. Or one that is no text, which is as little use.
     Twice,
 }
 
-/// Looks a cookie up in all `Cookie` lines.
+/// Looks a cookie up in all `Cookie` lines; what other cookies hold does not matter.
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Sent<'a> {
     let lines = headers.get_all(header::COOKIE).iter();
-    let pairs = lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'));
-    let mut values = pairs
-        .filter_map(|pair| pair.trim().split_once('='))
-        .filter(|(found, _)| *found == name)
-        .map(|(_, value)| value);
-    match (values.next(), values.next()) {
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let mut values = pairs.filter_map(|pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        value.strip_prefix(b"=")
+    });
+    match (values.next().map(std::str::from_utf8), values.next()) {
         (None, _) => Sent::Nothing,
-        (Some(value), None) => Sent::Once(value),
-        (Some(_), Some(_)) => Sent::Twice,
+        (Some(Ok(value)), None) if value.is_ascii() => Sent::Once(value),
+        _ => Sent::Twice,
     }
 }
 
@@ -128,6 +126,16 @@ mod tests {
             .collect::<Vec<(http::HeaderName, http::HeaderValue)>>()
             .into_iter()
             .collect()
+    }
+
+    #[test]
+    fn a_cookie_that_is_no_text_hides_no_other() {
+        let line = http::HeaderValue::from_bytes(b"theme=\xff; customerToken=c; cxDevice=\xe9")
+            .expect("a value");
+        let headers = HeaderMap::from_iter([(header::COOKIE, line)]);
+        assert_eq!(cookie(&headers, CUSTOMER), Sent::Once("c"));
+        assert_eq!(cookie(&headers, DEVICE), Sent::Twice);
+        assert_eq!(cookie(&headers, "customer"), Sent::Nothing);
     }
 
     #[test]

@@ -230,6 +230,21 @@ on_both! {
         }
     }
 
+    /// a stranger over the cap who asks each minute makes nobody wait.
+    async fn a06_a_stranger_over_the_cap_does_not_keep_the_owner_out(database) {
+        let app = TestApp::start(database).await;
+        app.account(ADA).await;
+        let device = app.login(ADA, PASSWORD).await.cookie("cxDevice").expect("a device");
+        let stranger = app.caller().from("127.0.0.66");
+        assert_eq!(sent(&app, &stranger, ADA, 3, 11 * MINUTE).await, 3);
+        assert_eq!(sent(&app, &stranger, ADA, 5, 61_000).await, 0);
+        let over = stranger.post("forgot-password", json!({ "email": ADA })).await.body();
+        let repeat = stranger.post("forgot-password", json!({ "email": ADA })).await.body();
+        assert_eq!(over["reference"], repeat["reference"]);
+        let owner = app.caller().from("127.0.0.90").header("cookie", &format!("cxDevice={device}"));
+        assert_eq!(sent(&app, &owner, ADA, 1, 1_000).await, 1);
+    }
+
     /// verification mails have a count of their own, whichever call causes them.
     async fn a06_registrations_cause_no_more_mails_than_the_cap(database) {
         let app = TestApp::start(database).await;

@@ -160,7 +160,7 @@ on_both! {
     /// mail goes to the address as stored, however the asker wrote it.
     async fn r12_mail_goes_to_the_stored_address_only(database) {
         let app = TestApp::start(database).await;
-        app.account("Jos\u{e9}.Ada@B\u{fc}cher.example").await;
+        app.account("Jos\u{e9}.Ada@xn--bcher-kva.example").await;
         let ways = ["Jos\u{e9}.Ada@B\u{fc}cher.example", "  Jose\u{301}.Ada@xn--bcher-kva.example\n", "Jos\u{e9}.Ada@BU\u{308}CHER.EXAMPLE"];
         for written in ways {
             app.advance(61 * 60_000);
@@ -170,7 +170,7 @@ on_both! {
         }
         let room = app.app.mail.mailroom().expect("mail is captured").list();
         let resets: Vec<&str> = room.iter().filter(|mail| mail.subject.contains("new password")).map(|mail| mail.to.as_str()).collect();
-        assert_eq!(resets, ["Jos\u{e9}.Ada@B\u{fc}cher.example"; 3]);
+        assert_eq!(resets, ["Jos\u{e9}.Ada@xn--bcher-kva.example"; 3]);
         assert_eq!(app.post("forgot-password", json!({ "email": "jos\u{e9}.ada@b\u{fc}cher.example" })).await.shown(), no_account(), "a local part beyond ASCII is not folded");
     }
 }

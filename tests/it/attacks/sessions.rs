@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::app::{Caller, NEW_PASSWORD, PASSWORD, TestApp, on_both};
+use crate::app::{Caller, MINUTE, NEW_PASSWORD, PASSWORD, TestApp, on_both};
 
 const ADA: &str = "ada@example.com";
 
@@ -265,6 +265,34 @@ on_both! {
             assert_eq!((&user["firstName"], &user["phone"]), (&json!("Ada"), &Value::Null));
         }
         assert_eq!(app.count("select count(*) as n from registrations").await, 0, "the others are forgotten");
+    }
+
+    /// S-08: nobody finds the reference of a stranger's mail on the screen, and no code sent again is a stranger's among several.
+    async fn s08_screen_and_mail_never_agree_on_a_strangers_registration(database) {
+        let app = TestApp::start(database).await;
+        let reference = |reply: &crate::app::Reply| reply.body()["reference"].as_str().expect("a reference").to_owned();
+        let attacker = app.caller().from("127.0.0.66");
+        let mut attackers = Vec::new();
+        for _ in 0..3 {
+            let reply = attacker.post("register", json!({ "email": ADA, "password": "attackers own words" })).await;
+            attackers.push(reference(&reply));
+        }
+        // Three are live: the owner's is not kept. Then it is asked for again: too soon at first, and later from a third network.
+        let owners = app.post("register", json!({ "email": ADA, "password": PASSWORD })).await;
+        assert_eq!(owners.status, 201, "{}", owners.text);
+        assert!(!attackers.contains(&reference(&owners)));
+        let again = app.post("resend-verification", json!({ "email": ADA })).await;
+        assert!(!attackers.contains(&reference(&again)));
+        app.deliver().await;
+        assert_eq!(app.mails(ADA).len(), 3);
+        app.advance(11 * MINUTE);
+        assert_eq!(app.post("resend-verification", json!({ "email": ADA })).await.status, 200);
+        app.deliver().await;
+        assert_eq!(app.mails(ADA).len(), 3, "of three registrations of others none is chosen");
+        // Who was sent a mail finds its reference again.
+        let sent = app.post("register", json!({ "email": "eve@example.com", "password": PASSWORD })).await;
+        let repeat = app.post("resend-verification", json!({ "email": "eve@example.com" })).await;
+        assert_eq!(reference(&sent), reference(&repeat));
     }
 
     /// S-08: once one registration is verified the other's code is void.

@@ -1,5 +1,6 @@
 //! Signing in. The same text, the same work and the same writes for an unknown address, a wrong password and a locked account.
 
+use super::budgets::{self, PasswordTry};
 use super::email::canonical_or_nobody;
 use super::session::{self, Begun};
 use super::{Client, audit, password, register};
@@ -21,7 +22,8 @@ struct Candidate {
 /// Signs in with address and password.
 ///
 /// # Errors
-/// [`Error::InvalidCredentials`]; [`Error::EmailNotVerified`] after the right password, where disclosure is documented; busy.
+/// [`Error::InvalidCredentials`]; [`Error::EmailNotVerified`] after the right password, where disclosure is documented; too many wrong
+/// ones for this address; busy.
 pub async fn login(
     app: &App,
     client: &Client,
@@ -29,12 +31,19 @@ pub async fn login(
     typed: &str,
 ) -> Result<(Account, Begun), Error> {
     let canonical = canonical_or_nobody(email);
+    let paid = budgets::reserve_password(app, client, &canonical).await?;
     let candidate = candidate(&mut app.db.read().await?, &canonical).await?;
     let hash = candidate
         .as_ref()
         .and_then(|candidate| candidate.hash.as_deref());
     let password = password::normal(typed);
-    let verdict = app.hasher.verify(password.clone(), hash).await?;
+    let verdict = match app.hasher.verify(password.clone(), hash).await {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            paid.was_not_made(app).await?;
+            return Err(error);
+        }
+    };
     let right = candidate.filter(|found| verdict.right && found.account.locked_at.is_none());
     let Some(Candidate {
         account,
@@ -44,14 +53,14 @@ pub async fn login(
         return refuse(app, client, None).await;
     };
     if account.verified_at.is_none() {
-        return refuse(app, client, Some(&account)).await;
+        return refuse(app, client, Some((&account, paid))).await;
     }
     let stronger = if verdict.outdated {
         Some(app.hasher.hash(password).await?)
     } else {
         None
     };
-    sign_in(app, client, account, &hash, stronger).await
+    sign_in(app, client, account, &hash, stronger, paid).await
 }
 
 async fn candidate(tx: &mut Tx, canonical: &str) -> Result<Option<Candidate>, Error> {
@@ -72,18 +81,24 @@ async fn candidate(tx: &mut Tx, canonical: &str) -> Result<Option<Candidate>, Er
 async fn refuse(
     app: &App,
     client: &Client,
-    unverified: Option<&Account>,
+    unverified: Option<(&Account, PasswordTry)>,
 ) -> Result<(Account, Begun), Error> {
     let uniform = app.config.accounts.disclosure == Disclosure::Uniform || client.page;
     let mut tx = app.db.begin().await?;
-    if let (Some(account), true) = (unverified, uniform) {
-        register::send_code(app, &mut tx, client, &account.email_canonical, None).await?;
+    let account = unverified.as_ref().map(|(account, _)| *account);
+    match unverified {
+        // Where no answer tells, neither does a count: it stays as after a wrong password.
+        Some((account, _)) if uniform => {
+            register::send_code(app, &mut tx, client, &account.email_canonical, None).await?;
+        }
+        Some((_, paid)) => paid.was_right(&mut tx).await?,
+        None => {}
     }
-    let id = unverified.map(|account| account.id.as_str());
+    let id = account.map(|account| account.id.as_str());
     audit(app, &mut tx, "login_refused", id, Some(client), None).await?;
     tx.commit().await?;
     app.mail_queued.notify_one();
-    match unverified {
+    match account {
         Some(_) if !uniform => Err(Error::EmailNotVerified),
         _ => Err(Error::InvalidCredentials),
     }
@@ -95,6 +110,7 @@ async fn sign_in(
     account: Account,
     hash: &str,
     stronger: Option<String>,
+    paid: PasswordTry,
 ) -> Result<(Account, Begun), Error> {
     let mut tx = app.db.begin().await?;
     // The password may have been changed while it was verified: a session must not outlive its password.
@@ -105,6 +121,7 @@ async fn sign_in(
     if let Some(stronger) = stronger {
         accounts::rehash(&mut tx, &account.id, hash, &stronger).await?;
     }
+    paid.was_right(&mut tx).await?;
     let begun = session::begin(app, &mut tx, client, &account).await?;
     audit(
         app,

@@ -1,6 +1,6 @@
 //! What a configuration must mean. Each problem is a sentence that says what to do.
 
-use super::{Budgets, ClientAddress, Config, MailTransport, Proof, Span};
+use super::{ClientAddress, Config, MailTransport, Proof, Span};
 
 /// All problems of a configuration that has the right types.
 pub fn problems(config: &Config) -> Vec<String> {
@@ -212,12 +212,8 @@ fn accounts(config: &Config, demand: &mut impl FnMut(bool, &str)) {
         (0..budgets.mails_address_day).contains(&budgets.mails_kept_for_known),
         "accounts.budgets.mails_kept_for_known: must be less than mails_address_day",
     );
-    guesses(budgets, demand);
+    guesses(config, demand);
     let keep = &config.accounts.retention;
-    demand(
-        keep.flows.0 >= 86_400_000 && keep.flows > budgets.codes_window,
-        "accounts.retention.flows: must be at least 24h (the budgets look back a day) and exceed accounts.budgets.codes_window",
-    );
     demand(
         keep.requests.0 >= 86_400_000 && keep.max_requests >= 1000,
         "accounts.retention: requests must be at least 24h (the budgets count a day) and max_requests at least 1000",
@@ -228,7 +224,12 @@ fn accounts(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     );
 }
 
-fn guesses(budgets: &Budgets, demand: &mut impl FnMut(bool, &str)) {
+fn guesses(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    let (budgets, keep) = (&config.accounts.budgets, &config.accounts.retention);
+    demand(
+        keep.flows.0 >= 86_400_000 && keep.flows > budgets.codes_window,
+        "accounts.retention.flows: must be at least 24h (the budgets look back a day) and exceed accounts.budgets.codes_window",
+    );
     let bounds = [
         (budgets.codes_network, 100),
         (budgets.codes_site, 300),

@@ -102,6 +102,16 @@ create table caused_mails (
 create index caused_mails_by_address on caused_mails (address_hash, counted_as, caused_at);
 create index caused_mails_by_age on caused_mails (caused_at);
 
+-- What guesses have used up, by kind of count (accounts/budgets.rs says what key and state are).
+create table budgets (
+    kind text not null,             -- codes_network | codes_site | codes_server | password
+    key bytea not null,
+    state bytea not null,
+    touched_at bigint not null,
+    primary key (kind, key)
+);
+create index budgets_by_age on budgets (touched_at);
+
 create table sessions (
     id text primary key,
     account_id text not null references accounts (id) on delete cascade,

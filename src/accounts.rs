@@ -15,6 +15,7 @@ use crate::keys::Key;
 use crate::store;
 use crate::store::db::Tx;
 
+pub mod budgets;
 pub mod caused_mail;
 pub mod email;
 pub mod lifecycle;

@@ -199,6 +199,14 @@ pub struct Budgets {
     pub mails_address_hour: i64,
     pub mails_address_day: i64,
     pub mails_kept_for_known: i64,
+    pub codes_network: i64,
+    pub codes_site: i64,
+    pub codes_server: i64,
+    pub codes_window: Span,
+    pub passwords_free: i64,
+    pub passwords_first_wait: Span,
+    pub passwords_longest_wait: Span,
+    pub passwords_in_a_row: i64,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -69,6 +69,8 @@ pub struct Metrics {
     pub mails: Family<Outcome, Counter>,
     pub mail_seconds: Seconds,
     pub events: Family<Event, Counter>,
+    /// An alarm.
+    pub code_budget_spent: Counter,
     requests: Family<Answered, Counter>,
     request_seconds: Family<RouteName, Histogram>,
     guard: Family<RuleVerdict, Counter>,
@@ -88,6 +90,7 @@ impl Default for Metrics {
             mails: Family::default(),
             mail_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
             events: Family::default(),
+            code_budget_spent: Counter::default(),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.0005, 2.0, 18))
@@ -143,6 +146,11 @@ impl Metrics {
             "events",
             "Security events, as in the audit log",
             self.events.clone(),
+        );
+        registry.register(
+            "code_budget_spent",
+            "Codes tried after the server's budget of wrong codes was spent: somebody guesses from many networks",
+            self.code_budget_spent.clone(),
         );
     }
 

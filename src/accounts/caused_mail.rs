@@ -89,5 +89,7 @@ async fn is_known(
         .as_deref()
         .map(|device| key.device_hash(device));
     let since = app.clock.now() - app.config.accounts.session.known_network_life.0;
-    requests::is_known(tx, canonical, device.as_deref(), &client.network, since).await
+    let known =
+        requests::known_by(tx, canonical, device.as_deref(), &client.network, since).await?;
+    Ok(known.is_some())
 }

@@ -1,7 +1,7 @@
 //! What an operator does to accounts. Locking is an operator's act alone; no call of a stranger ever locks or unlocks.
 
 use super::email::Email;
-use super::{audit, password, session};
+use super::{audit, budgets, password, session};
 use crate::app::App;
 use crate::error::Error;
 use crate::store::accounts::Account;
@@ -82,6 +82,7 @@ pub async fn unlock(app: &App, typed: &str) -> Result<Account, Refusal> {
     if !accounts::unlock(&mut tx, &account.id).await? {
         return Err(Refusal::NothingToDo);
     }
+    budgets::clear_passwords(app, &mut tx, &account.email_canonical).await?;
     audit(
         app,
         &mut tx,

@@ -1,5 +1,6 @@
 //! Signing in. The same text, the same work and the same writes for an unknown address, a wrong password and a locked account.
 
+use super::budgets::{self, PasswordTry};
 use super::email::canonical_or_nobody;
 use super::register::{self, CodeFor};
 use super::session::{self, Begun};
@@ -21,10 +22,18 @@ struct Candidate {
     hash: Option<String>,
 }
 
+/// Who gave the right password of an address that is not proved yet.
+struct Unverified<'a> {
+    account: &'a Account,
+    registration_id: Option<String>,
+    paid: PasswordTry,
+}
+
 /// Signs in with address and password.
 ///
 /// # Errors
-/// [`Error::InvalidCredentials`]; [`Error::EmailNotVerified`] after the right password, where disclosure is documented; busy.
+/// [`Error::InvalidCredentials`]; [`Error::EmailNotVerified`] after the right password, where disclosure is documented; too many wrong
+/// ones for this address; busy.
 pub async fn login(
     app: &App,
     client: &Client,
@@ -32,12 +41,19 @@ pub async fn login(
     typed: &str,
 ) -> Result<(Account, Begun), Error> {
     let canonical = canonical_or_nobody(email);
+    let paid = budgets::reserve_password(app, client, &canonical).await?;
     let candidate = candidate(&mut app.db.read().await?, &canonical, &client.network).await?;
     let hash = candidate
         .as_ref()
         .and_then(|candidate| candidate.hash.as_deref());
     let password = password::normal(typed);
-    let verdict = app.hasher.verify(password.clone(), hash).await?;
+    let verdict = match app.hasher.verify(password.clone(), hash).await {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            paid.was_not_made(app).await?;
+            return Err(error);
+        }
+    };
     let right = candidate.filter(|found| verdict.right && found.account.locked_at.is_none());
     let Some(Candidate {
         account,
@@ -48,14 +64,19 @@ pub async fn login(
         return refuse(app, client, None).await;
     };
     if account.verified_at.is_none() {
-        return refuse(app, client, Some((&account, registration_id))).await;
+        let unverified = Unverified {
+            account: &account,
+            registration_id,
+            paid,
+        };
+        return refuse(app, client, Some(unverified)).await;
     }
     let stronger = if verdict.outdated {
         Some(app.hasher.hash(password).await?)
     } else {
         None
     };
-    sign_in(app, client, account, &hash, stronger).await
+    sign_in(app, client, account, &hash, stronger, paid).await
 }
 
 async fn candidate(
@@ -85,22 +106,32 @@ async fn candidate(
 async fn refuse(
     app: &App,
     client: &Client,
-    unverified: Option<(&Account, Option<String>)>,
+    unverified: Option<Unverified<'_>>,
 ) -> Result<(Account, Begun), Error> {
     let uniform = app.config.accounts.disclosure == Disclosure::Uniform || client.page;
+    let account_id = unverified.as_ref().map(|found| found.account.id.clone());
     let mut tx = app.db.begin().await?;
-    if let (Some((account, Some(id))), true) = (&unverified, uniform) {
-        accounts::lock_row(&mut tx, &account.id).await?;
-        if accounts::find_registration(&mut tx, id).await?.is_some() {
-            let canonical = &account.email_canonical;
-            register::send_code(app, &mut tx, client, canonical, CodeFor::Waiting(id)).await?;
+    match unverified {
+        // Where no answer tells, neither does a count: it stays as after a wrong password.
+        Some(Unverified {
+            account,
+            registration_id: Some(id),
+            ..
+        }) if uniform => {
+            accounts::lock_row(&mut tx, &account.id).await?;
+            if accounts::find_registration(&mut tx, &id).await?.is_some() {
+                let canonical = &account.email_canonical;
+                register::send_code(app, &mut tx, client, canonical, CodeFor::Waiting(&id)).await?;
+            }
         }
+        Some(Unverified { paid, .. }) if !uniform => paid.was_right(&mut tx).await?,
+        _ => {}
     }
-    let id = unverified.as_ref().map(|(account, _)| account.id.as_str());
+    let id = account_id.as_deref();
     audit(app, &mut tx, "login_refused", id, Some(client), None).await?;
     tx.commit().await?;
     app.mail_queued.notify_one();
-    match unverified {
+    match account_id {
         Some(_) if !uniform => Err(Error::EmailNotVerified),
         _ => Err(Error::InvalidCredentials),
     }
@@ -112,6 +143,7 @@ async fn sign_in(
     account: Account,
     hash: &str,
     stronger: Option<String>,
+    paid: PasswordTry,
 ) -> Result<(Account, Begun), Error> {
     let mut tx = app.db.begin().await?;
     // The password may have been changed while it was verified: a session must not outlive its password.
@@ -122,6 +154,7 @@ async fn sign_in(
     if let Some(stronger) = stronger {
         accounts::rehash(&mut tx, &account.id, hash, &stronger).await?;
     }
+    paid.was_right(&mut tx).await?;
     let begun = session::begin(app, &mut tx, client, &account).await?;
     audit(
         app,

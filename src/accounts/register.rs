@@ -1,6 +1,7 @@
 //! Registering, and proving the address. An address that is not verified is not taken: each registration has its own code, and the one
 //! whose code comes back becomes the account.
 
+use super::budgets;
 use super::caused_mail::{self, CountedAs};
 use super::email::{Email, canonical_or_nobody};
 use super::{Client, audit, password};
@@ -213,9 +214,10 @@ pub async fn resend(app: &App, client: &Client, email: &str) -> Result<String, E
 /// The code from the mail makes its registration the account, and voids the others; the answer is the address.
 ///
 /// # Errors
-/// [`Error::InvalidOtp`] for wrong, expired, used and unknown alike.
+/// [`Error::InvalidOtp`] for wrong, expired, used and unknown alike; too many wrong ones.
 pub async fn verify(app: &App, client: &Client, typed: &str) -> Result<String, Error> {
     let code = Code::parse(typed).ok_or(Error::InvalidOtp)?;
+    let paid = budgets::reserve_code(app, client).await?;
     let now = app.clock.now();
     let mut tx = app.db.begin().await?;
     let found = find_by_code(app, &mut tx, &code).await?;
@@ -237,6 +239,7 @@ pub async fn verify(app: &App, client: &Client, typed: &str) -> Result<String, E
         None,
     )
     .await?;
+    paid.was_right(app, &mut tx).await?;
     tx.commit().await?;
     Ok(registration.email)
 }

@@ -9,6 +9,7 @@
 //! Each arrow is one conditional update that changed exactly one row. Until the mail worker has looked the address up, a reset belongs to
 //! an address and not to an account, so that asking costs and answers the same for every address.
 
+use super::budgets;
 use super::caused_mail::{self, CountedAs};
 use super::email::canonical_or_nobody;
 use super::{Client, audit, password, seconds_until, session};
@@ -207,7 +208,7 @@ pub async fn by_operator(app: &App, account: &Account) -> Result<Code, Error> {
 /// Step 2: the code from the mail confirms its reset, expires the account's others and gives the grant.
 ///
 /// # Errors
-/// [`Error::InvalidOtp`] for wrong, expired, used and unknown alike.
+/// [`Error::InvalidOtp`] for wrong, expired, used and unknown alike; too many wrong ones.
 pub async fn confirm(
     app: &App,
     client: &Client,
@@ -215,6 +216,7 @@ pub async fn confirm(
     grant_only: bool,
 ) -> Result<Confirmed, Error> {
     let code = Code::parse(typed).ok_or(Error::InvalidOtp)?;
+    let paid = budgets::reserve_code(app, client).await?;
     let now = app.clock.now();
     let mut tx = app.db.begin().await?;
     let Some((reset, account)) = find_by_code(app, &mut tx, &code).await? else {
@@ -249,6 +251,7 @@ pub async fn confirm(
         Some(&reset.id),
     )
     .await?;
+    paid.was_right(app, &mut tx).await?;
     tx.commit().await?;
     Ok(Confirmed {
         email: account.email,
@@ -335,6 +338,7 @@ async fn finish(
     // Whatever was registered for the address before its owner proved it, and every code for it.
     accounts::delete_registrations(&mut tx, &account.id).await?;
     session::end_all(&mut tx, &account.id, "password_reset", now).await?;
+    budgets::clear_passwords(app, &mut tx, &account.email_canonical).await?;
     let (mail, mail_id) = (Mail::PasswordChanged.name(), app.id());
     outbox::queue(
         &mut tx,

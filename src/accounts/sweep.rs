@@ -26,8 +26,9 @@ pub async fn step(app: &App) -> Result<u64, Error> {
     verifications::expire_overdue(&mut tx, now).await?;
     let rows = sweep::delete_old(&mut tx, &before).await?;
     let bounded = sweep::bound_requests(&mut tx, keep.max_requests).await?;
+    let guesses = sweep::bound_guesses(&mut tx, keep.max_requests).await?;
     tx.commit().await?;
-    Ok(rows + bounded)
+    Ok(rows + bounded + guesses)
 }
 
 /// Until `stop` turns true. A failed round is logged and tried again at the next.

@@ -213,6 +213,7 @@ fn accounts(config: &Config, demand: &mut impl FnMut(bool, &str)) {
         (0..budgets.mails_address_day).contains(&budgets.mails_kept_for_known),
         "accounts.budgets.mails_kept_for_known: must be less than mails_address_day",
     );
+    guesses(config, demand);
     let keep = &config.accounts.retention;
     demand(
         keep.requests.0 >= 86_400_000 && keep.max_requests >= 1000,
@@ -243,6 +244,39 @@ fn pages(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     demand(
         contact.is_empty() || is_uri && contact.bytes().all(|b| b.is_ascii_graphic()),
         "pages.security_contact: must begin with mailto:, https:// or tel: (RFC 9116)",
+    );
+}
+
+fn guesses(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    let (budgets, keep) = (&config.accounts.budgets, &config.accounts.retention);
+    demand(
+        keep.flows.0 >= 86_400_000 && keep.flows > budgets.codes_window,
+        "accounts.retention.flows: must be at least 24h (the budgets look back a day) and exceed accounts.budgets.codes_window",
+    );
+    let bounds = [
+        (budgets.codes_network, 100),
+        (budgets.codes_site, 300),
+        (budgets.codes_server, 10_000),
+    ];
+    demand(
+        bounds
+            .iter()
+            .all(|(value, most)| (1..=*most).contains(value)),
+        "accounts.budgets: codes_network is 1 to 100, codes_site 1 to 300, codes_server 1 to 10000",
+    );
+    demand(
+        (600_000..86_400_000).contains(&budgets.codes_window.0),
+        "accounts.budgets.codes_window: must be at least 10min and less than 24h",
+    );
+    demand(
+        (1..=20).contains(&budgets.passwords_free)
+            && (budgets.passwords_free..=100).contains(&budgets.passwords_in_a_row),
+        "accounts.budgets: passwords_free is 1 to 20, passwords_in_a_row at least passwords_free and at most 100 (SP 800-63B-4, 3.2.2)",
+    );
+    let (first, longest) = (budgets.passwords_first_wait, budgets.passwords_longest_wait);
+    demand(
+        first.0 >= 1000 && first <= longest && longest.0 <= 86_400_000,
+        "accounts.budgets: passwords_first_wait must be at least 1s, passwords_longest_wait at least that and at most 24h",
     );
 }
 

@@ -119,23 +119,39 @@ pub async fn count(
     Ok(())
 }
 
-/// Whether the account at an address signed in from this device, or from this network since `since`.
-pub async fn is_known(
+/// What the account at an address knows a client by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownBy {
+    /// It signed in from this device.
+    Device,
+    /// It signed in from this network lately.
+    Network,
+}
+
+/// What the account at an address knows a client by, the device first; a network only if it was used since `since`.
+pub async fn known_by(
     tx: &mut Tx,
     canonical: &str,
     device_hash: Option<&[u8]>,
     network: &str,
     since: Millis,
-) -> Result<bool, Error> {
-    const SQL: &str = "select 1 as found from accounts a where a.email_canonical = $1 and (
-        exists (select 1 from known_devices d where d.account_id = a.id and d.device_hash = $2)
-        or exists (select 1 from known_networks n
-            where n.account_id = a.id and n.network = $3 and n.seen_at > $4))";
+) -> Result<Option<KnownBy>, Error> {
+    const SQL: &str = "select
+        (select count(*) from known_devices d join accounts a on a.id = d.account_id
+            where a.email_canonical = $1 and d.device_hash = $2) as devices,
+        (select count(*) from known_networks n join accounts a on a.id = n.account_id
+            where a.email_canonical = $1 and n.network = $3 and n.seen_at > $4) as networks";
     let values = &[
         canonical.into(),
         Value::Bytes(device_hash),
         network.into(),
         since.into(),
     ];
-    Ok(tx.first(SQL, values).await?.is_some())
+    let row = tx.one(SQL, values).await?;
+    let (devices, networks): (i64, i64) = (row.get("devices")?, row.get("networks")?);
+    Ok(if devices > 0 {
+        Some(KnownBy::Device)
+    } else {
+        (networks > 0).then_some(KnownBy::Network)
+    })
 }

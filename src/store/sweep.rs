@@ -21,7 +21,7 @@ pub struct Before {
 /// What goes, and before which moment.
 type Sweep = (&'static str, fn(&Before) -> Millis);
 
-const SWEEPS: [Sweep; 11] = [
+const SWEEPS: [Sweep; 12] = [
     ("delete from requests where touched_at < $1", |before| {
         before.requests
     }),
@@ -48,6 +48,9 @@ const SWEEPS: [Sweep; 11] = [
         "delete from verifications where expires_at < $1",
         |before| before.flows,
     ),
+    ("delete from budgets where touched_at < $1", |before| {
+        before.flows
+    }),
     (
         "delete from outbox where sent_at < $1 or dropped_at < $1 or dead_at < $1",
         |before| before.mails,
@@ -74,5 +77,12 @@ pub async fn delete_old(tx: &mut Tx, before: &Before) -> Result<u64, Error> {
 pub async fn bound_requests(tx: &mut Tx, most: i64) -> Result<u64, Error> {
     const SQL: &str = "delete from requests where touched_at <
         (select touched_at from requests order by touched_at desc limit 1 offset $1)";
+    tx.execute(SQL, values![most]).await
+}
+
+/// The same for the counts of wrong passwords, whose rows every guessed address makes.
+pub async fn bound_guesses(tx: &mut Tx, most: i64) -> Result<u64, Error> {
+    const SQL: &str = "delete from budgets where kind = 'password' and touched_at <
+        (select touched_at from budgets where kind = 'password' order by touched_at desc limit 1 offset $1)";
     tx.execute(SQL, values![most]).await
 }

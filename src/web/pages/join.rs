@@ -48,7 +48,7 @@ pub async fn register(mut visit: Visit, form: Form) -> Answered {
     // The flow checks the same and stops at the first thing; a person is told of both at once.
     let wrong = [
         ("email", wrong_address(&typed.email)),
-        ("password", wrong_password(&visit, chosen, &typed)),
+        ("password", wrong_password(&visit, chosen, &typed).await),
     ];
     if let Some(refusal) = Refusal::of_fields(wrong) {
         return show(&mut visit, &refusal, &typed);
@@ -70,14 +70,14 @@ pub async fn register(mut visit: Visit, form: Form) -> Answered {
     }
 }
 
-fn wrong_password(visit: &Visit, chosen: &str, typed: &Typed) -> String {
+async fn wrong_password(visit: &Visit, chosen: &str, typed: &Typed) -> String {
     if chosen.is_empty() {
         return "Choose a password.".to_owned();
     }
     let names = [&typed.first_name, &typed.last_name, &typed.phone];
     let mut own = vec![typed.email.as_str()];
     own.extend(names.into_iter().flatten().map(String::as_str));
-    match password::check(&visit.app().config.accounts.password, chosen, &own) {
+    match password::check(visit.app(), chosen, &own).await {
         Err(Error::WeakPassword(reasons)) => reasons.join(" "),
         _ => String::new(),
     }

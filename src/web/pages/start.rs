@@ -76,8 +76,7 @@ pub async fn password_check(
     let fields = Fields::read(app, request).await?;
     let typed = fields.required_secret("password")?;
     let email = fields.optional("email")?.unwrap_or_default();
-    let policy = &app.config.accounts.password;
-    let (ok, words) = match password::check(policy, typed.reveal(), &[&email]) {
+    let (ok, words) = match password::check(app, typed.reveal(), &[&email]).await {
         Ok(_) => (true, "Good: hard to guess.".to_owned()),
         Err(Error::WeakPassword(reasons)) => (false, reasons.join(" ")),
         Err(error) => return Err(error),

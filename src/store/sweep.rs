@@ -33,7 +33,7 @@ const SWEEPS: [Sweep; 11] = [
         |before| before.registrations,
     ),
     (
-        "delete from accounts where created_at < $1 and verified_at is null
+        "delete from accounts where created_at < $1 and verified_at is null and locked_at is null
             and not exists (select 1 from registrations r where r.account_id = accounts.id)",
         |before| before.registrations,
     ),

@@ -344,7 +344,8 @@ async fn finish(
     let mut tx = app.db.begin().await?;
     accounts::lock_row(&mut tx, &account.id).await?;
     if !resets::consume(&mut tx, &reset.id, now).await?
-        || !accounts::set_proved_password(&mut tx, &account.id, hash, now).await?
+        || !accounts::set_proved_password(&mut tx, &account.id, hash, &account.email_canonical, now)
+            .await?
     {
         return Err(Error::InvalidRequest);
     }

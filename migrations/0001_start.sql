@@ -49,6 +49,7 @@ create table verifications (
 create unique index verifications_by_code on verifications (code_hash);
 create index verifications_by_registration on verifications (registration_id);
 create index verifications_by_address on verifications (address_hash, expires_at);
+create index verifications_by_age on verifications (expires_at);
 
 -- Resets belong to an address until the mail worker has found its account, so that asking looks the same for every address.
 create table resets (
@@ -75,6 +76,7 @@ create unique index resets_by_code on resets (code_hash);
 create index resets_by_account on resets (account_id);
 create index resets_by_address on resets (address_hash, expires_at);
 create index resets_by_client on resets (client_hash, started_at);
+create index resets_by_age on resets (expires_at);
 create index resets_by_confirmer on resets (confirmed_by, confirmed_at);
 
 -- One row for each address that was asked about and purpose, known or not: what a repeat answers, and the lock that puts askers in a row.
@@ -128,6 +130,7 @@ create table sessions (
 );
 create unique index sessions_by_secret on sessions (secret_hash);
 create index sessions_by_account on sessions (account_id);
+create index sessions_by_age on sessions (expires_at);
 create index sessions_by_client on sessions (client_hash, created_at);
 
 -- Devices (by their cxDevice cookie) and networks that an account signed in from.
@@ -160,7 +163,9 @@ create table outbox (
     dead_at bigint,
     reason text                     -- why dropped, dead or retried
 );
-create index outbox_by_due on outbox (due_at);
+create index outbox_by_due on outbox (due_at, id) where sent_at is null and dropped_at is null and dead_at is null;
+create index outbox_unsent on outbox (caused_at, dead_at) where sent_at is null and dropped_at is null;
+create index outbox_by_age on outbox (caused_at);
 create index outbox_by_flow on outbox (flow_id);
 create index outbox_by_recipient on outbox (recipient);
 

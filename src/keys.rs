@@ -10,6 +10,7 @@ use std::path::Path;
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use aws_lc_rs::{hmac, signature};
 
+use crate::private;
 use crate::random::{Code, Random, Secret, tag_from_mac};
 
 /// What a mailed code is for. A code of one purpose never works for another.
@@ -156,6 +157,9 @@ pub fn public_half(pkcs8: &[u8]) -> Vec<u8> {
 
 /// Reads a generated secret, or makes it once: 32 random bytes, file mode 0600.
 pub fn load_or_create(path: &Path, random: &Random) -> std::io::Result<Secret<String>> {
+    if path.exists() {
+        private::check(path)?;
+    }
     match fs::read_to_string(path) {
         Ok(text) if text.trim().len() >= 32 => return Ok(Secret::new(text.trim().to_owned())),
         Ok(_) => {
@@ -167,7 +171,7 @@ pub fn load_or_create(path: &Path, random: &Random) -> std::io::Result<Secret<St
         Err(error) => return Err(error),
     }
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+        private::folder(folder)?;
     }
     // Whole or not at all, and never over one that another process has just made.
     let draft = path.with_extension(format!("{}.new", random.id(0)));

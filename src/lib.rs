@@ -25,6 +25,7 @@ pub mod error;
 pub mod hash;
 pub mod keys;
 pub mod metrics;
+pub mod private;
 pub mod random;
 pub mod telemetry;
 pub mod token;

@@ -36,7 +36,9 @@ pub async fn create(app: &App, typed: &str, new_password: &str) -> Result<Accoun
     if account.verified_at.is_some() {
         return Err(Error::AccountExists.into());
     }
-    accounts::set_proved_password(&mut tx, &account.id, &hash, now).await?;
+    if !accounts::set_proved_password(&mut tx, &account.id, &hash, email.stored(), now).await? {
+        return Err(Refusal::NothingToDo);
+    }
     accounts::delete_registrations(&mut tx, &account.id).await?;
     audit(
         app,

@@ -309,13 +309,33 @@ pub async fn reset(
         None if uniform => return Err(Error::InvalidRequest),
         None => return Err(Error::NoAccountToReset),
     };
-    let Some(reset) = confirmed.filter(|_| proved && account.locked_at.is_none()) else {
+    let Some(reset) = confirmed else {
         return Err(Error::InvalidRequest);
     };
+    if !proved || account.locked_at.is_some() {
+        return refuse(app, client, &account, &reset).await;
+    }
     let own = own_data(&account);
     let checked = password::check(app, new_password, &own).await?;
     let hash = app.hasher.hash(checked).await?;
     finish(app, client, &account, &reset, &hash).await
+}
+
+/// Somebody wants to finish a confirmed reset who may not: the operator should be able to see that.
+async fn refuse(app: &App, client: &Client, account: &Account, reset: &Reset) -> Result<(), Error> {
+    let (event, account_id) = ("reset_refused", Some(account.id.as_str()));
+    let mut tx = app.db.begin().await?;
+    audit(
+        app,
+        &mut tx,
+        event,
+        account_id,
+        Some(client),
+        Some(&reset.id),
+    )
+    .await?;
+    tx.commit().await?;
+    Err(Error::InvalidRequest)
 }
 
 /// The transaction that replaces the hash: everything or nothing, and once.
@@ -330,7 +350,8 @@ async fn finish(
     let mut tx = app.db.begin().await?;
     accounts::lock_row(&mut tx, &account.id).await?;
     if !resets::consume(&mut tx, &reset.id, now).await?
-        || !accounts::set_proved_password(&mut tx, &account.id, hash, now).await?
+        || !accounts::set_proved_password(&mut tx, &account.id, hash, &account.email_canonical, now)
+            .await?
     {
         return Err(Error::InvalidRequest);
     }

@@ -24,7 +24,9 @@ pub async fn step(app: &App) -> Result<u64, Error> {
     let mut tx = app.db.begin().await?;
     resets::expire_overdue(&mut tx, now).await?;
     verifications::expire_overdue(&mut tx, now).await?;
-    let rows = sweep::delete_old(&mut tx, &before).await?;
+    tx.commit().await?;
+    let rows = sweep::delete_old(&app.db, &before).await?;
+    let mut tx = app.db.begin().await?;
     let bounded = sweep::bound_requests(&mut tx, keep.max_requests).await?;
     let guesses = sweep::bound_guesses(&mut tx, keep.max_requests).await?;
     tx.commit().await?;

@@ -1,5 +1,6 @@
 //! `demo`: everything at once, and nothing is kept.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
 use crate::accounts::lifecycle;
@@ -15,7 +16,10 @@ const ADA: &str = "ada@example.com";
 pub async fn run(mut config: Config) -> Result<(), String> {
     let random = Random::system();
     let folder = std::env::temp_dir().join(format!("cargoextra-demo-{}", random.id(0)));
-    std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&folder)
+        .map_err(|error| format!("{}: {error}", folder.display()))?;
     make_local(&mut config, &folder)?;
     crate::telemetry::install(&config.telemetry)?;
     let listeners = serve::bind(&config).await?;

@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 use super::Letter;
 use crate::clock::Millis;
 use crate::config::{Mail, MailTransport};
+use crate::private;
 
 /// Where mails go.
 pub enum Transport {
@@ -135,7 +136,7 @@ impl Transport {
                     .replace('@', "_at_");
                 let message = message(from, letter)?.formatted();
                 let written = async {
-                    tokio::fs::create_dir_all(folder).await?;
+                    private::folder(folder)?;
                     // Whole or not at all: whoever watches the folder never reads half a mail.
                     let draft = folder.join(format!("{name}.part"));
                     tokio::fs::write(&draft, message).await?;

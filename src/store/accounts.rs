@@ -140,18 +140,20 @@ pub async fn rehash(tx: &mut Tx, id: &str, old: &str, new: &str) -> Result<bool,
     Ok(tx.execute(SQL, values![id, old, new]).await? == 1)
 }
 
-/// Sets a password whose owner has just proved the address: the account is verified from now on. False if it is locked.
+/// Sets a password whose owner has just proved the address, in this spelling: the account is verified from now on. False if it is locked.
 pub async fn set_proved_password(
     tx: &mut Tx,
     id: &str,
     password_hash: &str,
+    proved: &str,
     now: Millis,
 ) -> Result<bool, Error> {
     const SQL: &str = "update accounts set password_hash = $2, password_changed_at = $3,
             verified_at = coalesce(verified_at, $3),
-            email = case when verified_at is null then email_canonical else email end
+            email = case when verified_at is null then $4 else email end
         where id = $1 and locked_at is null";
-    Ok(tx.execute(SQL, values![id, password_hash, now]).await? == 1)
+    let values = values![id, password_hash, now, proved];
+    Ok(tx.execute(SQL, values).await? == 1)
 }
 
 /// Makes a registration's password and profile the account's. False if the account is verified already, or locked.

@@ -12,6 +12,7 @@ use sqlx::sqlite::{
 use sqlx::{Database, Decode, Executor, Postgres, Row as _, Sqlite, Transaction, Type};
 
 use crate::error::Error;
+use crate::private;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -96,10 +97,22 @@ impl Db {
             .pragma("secure_delete", "on")
             .busy_timeout(BUSY_TIMEOUT);
         if let Some(folder) = options.get_filename().parent() {
-            std::fs::create_dir_all(folder).map_err(|error| {
+            private::folder(folder).map_err(|error| {
                 format!(
                     "database.url: the folder {} can't be made: {error}",
                     folder.display()
+                )
+            })?;
+        }
+        let path = options.get_filename().to_owned();
+        // Names of databases in memory begin with one of these.
+        let name = path.to_string_lossy();
+        if !name.starts_with(':') && !name.starts_with("file:") {
+            // SQLite gives its other files the mode of this one.
+            private::file(&path).map_err(|error| {
+                format!(
+                    "database.url: the file {} can't be made: {error}",
+                    path.display()
                 )
             })?;
         }

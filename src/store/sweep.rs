@@ -1,6 +1,6 @@
 //! Forgetting what need not be kept.
 
-use super::db::Tx;
+use super::db::{Db, Tx};
 use super::values;
 use crate::clock::Millis;
 use crate::error::Error;
@@ -18,57 +18,102 @@ pub struct Before {
     pub known_networks: Millis,
 }
 
+/// What goes at once, at most: SQLite has one writer, and whoever waits for it is a customer.
+const CHUNK: u64 = 1000;
+
 /// What goes, and before which moment.
 type Sweep = (&'static str, fn(&Before) -> Millis);
 
-const SWEEPS: [Sweep; 12] = [
-    ("delete from requests where touched_at < $1", |before| {
-        before.requests
-    }),
-    ("delete from caused_mails where caused_at < $1", |before| {
-        before.requests
-    }),
+const SWEEPS: [Sweep; 14] = [
     (
-        "delete from registrations where created_at < $1",
+        "delete from requests where (address_hash, purpose) in
+            (select address_hash, purpose from requests where touched_at < $1 limit $2)",
+        |before| before.requests,
+    ),
+    (
+        "delete from caused_mails where id in
+            (select id from caused_mails where caused_at < $1 limit $2)",
+        |before| before.requests,
+    ),
+    (
+        "delete from registrations where id in
+            (select id from registrations where created_at < $1 limit $2)",
         |before| before.registrations,
     ),
     (
-        "delete from accounts where created_at < $1 and verified_at is null
-            and not exists (select 1 from registrations r where r.account_id = accounts.id)",
+        "delete from accounts where id in
+            (select id from accounts a where created_at < $1 and verified_at is null and locked_at is null
+                and not exists (select 1 from registrations r where r.account_id = a.id) limit $2)",
         |before| before.registrations,
     ),
     (
-        "delete from sessions where ended_at < $1 or expires_at < $1",
+        "delete from sessions where id in
+            (select id from sessions where ended_at < $1 or expires_at < $1 limit $2)",
         |before| before.sessions,
     ),
-    ("delete from resets where expires_at < $1", |before| {
-        before.flows
-    }),
     (
-        "delete from verifications where expires_at < $1",
+        "delete from resets where id in
+            (select id from resets where expires_at < $1 limit $2)",
         |before| before.flows,
     ),
-    ("delete from budgets where touched_at < $1", |before| {
-        before.flows
-    }),
+    // Those of addresses that nobody has: anybody can cause any number of them.
     (
-        "delete from outbox where sent_at < $1 or dropped_at < $1 or dead_at < $1",
+        "delete from resets where id in
+            (select id from resets where expires_at < $1 and account_id is null limit $2)",
+        |before| before.requests,
+    ),
+    (
+        "delete from verifications where id in
+            (select id from verifications where expires_at < $1 limit $2)",
+        |before| before.flows,
+    ),
+    (
+        "delete from budgets where (kind, key) in
+            (select kind, key from budgets where touched_at < $1 limit $2)",
+        |before| before.flows,
+    ),
+    (
+        "delete from outbox where id in
+            (select id from outbox where caused_at < $1
+                and (sent_at < $1 or dropped_at < $1 or dead_at < $1) limit $2)",
         |before| before.mails,
     ),
-    ("delete from audit where at < $1", |before| before.audit),
-    ("delete from known_devices where seen_at < $1", |before| {
-        before.known_devices
-    }),
-    ("delete from known_networks where seen_at < $1", |before| {
-        before.known_networks
-    }),
+    (
+        "delete from outbox where id in
+            (select id from outbox where caused_at < $1 and dropped_at < $1 limit $2)",
+        |before| before.requests,
+    ),
+    (
+        "delete from audit where id in (select id from audit where at < $1 limit $2)",
+        |before| before.audit,
+    ),
+    (
+        "delete from known_devices where (account_id, device_hash) in
+            (select account_id, device_hash from known_devices where seen_at < $1 limit $2)",
+        |before| before.known_devices,
+    ),
+    (
+        "delete from known_networks where (account_id, network) in
+            (select account_id, network from known_networks where seen_at < $1 limit $2)",
+        |before| before.known_networks,
+    ),
 ];
 
-/// Deletes everything older than its moment; the number of rows.
-pub async fn delete_old(tx: &mut Tx, before: &Before) -> Result<u64, Error> {
+/// Deletes everything older than its moment, in many short transactions; the number of rows.
+pub async fn delete_old(db: &Db, before: &Before) -> Result<u64, Error> {
     let mut rows = 0;
     for (sql, moment) in SWEEPS {
-        rows += tx.execute(sql, values![moment(before)]).await?;
+        loop {
+            let mut tx = db.begin().await?;
+            let gone = tx
+                .execute(sql, values![moment(before), CHUNK as i64])
+                .await?;
+            tx.commit().await?;
+            rows += gone;
+            if gone < CHUNK {
+                break;
+            }
+        }
     }
     Ok(rows)
 }

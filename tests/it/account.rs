@@ -1,5 +1,6 @@
 //! Signing in and out, the sessions of an account, and what a registration may hold.
 
+use cargoextra::accounts::{lifecycle, sweep};
 use serde_json::{Value, json};
 
 use crate::app::{Caller, MINUTE, PASSWORD, Reply, TestApp, on_both};
@@ -237,6 +238,27 @@ on_both! {
             let user = app.login(&email, PASSWORD).await.body()["user"].clone();
             assert_eq!((&user["firstName"], &user["lastName"], &user["phone"]), (&first, &last, &phone));
         }
+    }
+
+    async fn what_strangers_caused_is_forgotten_and_a_lock_is_not(database) {
+        let app = TestApp::start(database).await;
+        for email in [ADA, "eve@example.com"] {
+            assert_eq!(app.post("register", json!({ "email": email, "password": PASSWORD })).await.status, 201);
+        }
+        lifecycle::lock(&app.app, ADA).await.expect("locks it");
+        assert!(matches!(lifecycle::create(&app.app, ADA, PASSWORD).await, Err(lifecycle::Refusal::NothingToDo)));
+        // Documented: 404, and yet a reset and a mail, which is dropped.
+        app.post("forgot-password", json!({ "email": "nobody@example.com" })).await;
+        app.deliver().await;
+        app.advance(DAY + 20 * MINUTE);
+        sweep::step(&app.app).await.expect("it sweeps");
+        assert_eq!(app.count("select count(*) as n from resets").await, 0);
+        assert_eq!(app.count("select count(*) as n from outbox where dropped_at is not null").await, 0);
+        assert_eq!(app.count("select count(*) as n from outbox").await, 2);
+        app.advance(8 * DAY);
+        sweep::step(&app.app).await.expect("it sweeps");
+        assert_eq!(app.count("select count(*) as n from accounts").await, 1);
+        assert_eq!(app.count("select count(*) as n from accounts where locked_at is not null").await, 1);
     }
 
     async fn a_registration_is_refused_in_the_contracts_order(database) {

@@ -81,7 +81,7 @@ on_both! {
         register(&strict, ADA).await;
         strict.deliver().await;
         let (_, sent, dead, reason) = state(&strict).await;
-        assert!(sent == 0 && dead == 0 && reason.as_ref().is_some_and(|reason| reason.to_lowercase().contains("certificate")), "{reason:?}");
+        assert!(sent == 0 && dead == 0 && reason.as_ref().is_some_and(|reason| reason == "the mail server's TLS could not be agreed on" || reason == "the mail server can't be reached, or broke off"), "{reason:?}");
         assert_eq!(sink.rest().await, 0);
     }
 
@@ -110,8 +110,8 @@ on_both! {
         register(&wrong, ADA).await;
         wrong.deliver().await;
         let (_, sent, dead, reason) = state(&wrong).await;
-        assert_eq!((sent, dead), (0, 1), "it will never be taken");
-        assert!(reason.as_ref().is_some_and(|reason| reason.contains("535") && !reason.contains("wrong")), "{reason:?}");
+        assert_eq!((sent, dead), (0, 0), "somebody will mend the password; no mail is buried for it");
+        assert!(reason.as_ref().is_some_and(|reason| reason == "the mail server answered 535"), "{reason:?}");
         let right = TestApp::with(database, with("a very secret word", sink.port)).await;
         register(&right, ADA).await;
         right.deliver().await;
@@ -152,7 +152,7 @@ on_both! {
         }
         let (attempts, sent, dead, reason) = state(&app).await;
         assert_eq!((attempts, sent, dead), (3, 0, 1));
-        assert!(reason.as_ref().is_some_and(|reason| reason.contains("451") && reason.contains("failed, as the test asked for")), "{reason:?}");
+        assert!(reason.as_ref().is_some_and(|reason| reason == "the mail server answered 451"), "{reason:?}");
         assert_eq!((app.app.metrics.outbox_dead.get(), app.app.metrics.outbox_depth.get()), (1, 0));
         // The operator's wish brings it back.
         let mut tx = app.app.db.begin().await.expect("a transaction");
@@ -171,7 +171,7 @@ on_both! {
         app.deliver().await;
         let (attempts, sent, dead, reason) = state(&app).await;
         assert_eq!((attempts, sent, dead), (1, 0, 1));
-        assert!(reason.as_ref().is_some_and(|reason| reason.contains("550") && reason.contains("refused, as the test asked for") && !reason.contains(ADA)), "{reason:?}");
+        assert!(reason.as_ref().is_some_and(|reason| reason == "the mail server answered 550"), "{reason:?}");
     }
 
     /// A server that takes its time holds up nobody but its own mail, and that only until `mail.timeout`.
@@ -268,7 +268,7 @@ on_both! {
         app.deliver().await;
         let (attempts, sent, dead, reason) = state(&app).await;
         assert_eq!((attempts, sent, dead), (1, 0, 0));
-        assert!(reason.as_ref().is_some_and(|reason| reason.to_lowercase().contains("certificate")), "{reason:?}");
+        assert!(reason.as_ref().is_some_and(|reason| reason == "the mail server's TLS could not be agreed on" || reason == "the mail server can't be reached, or broke off"), "{reason:?}");
         assert_eq!(sink.rest().await, 0);
     }
 }

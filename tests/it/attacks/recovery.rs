@@ -68,6 +68,7 @@ on_both! {
         // Signed in as somebody else is no proof either.
         let eve = app.caller().from("127.0.0.2").header("authorization", &format!("Bearer {}", token.as_str().expect("one")));
         assert_eq!(eve.post("password-reset", published).await.shown(), invalid_request());
+        assert_eq!(app.count("select count(*) as n from audit where event = 'reset_refused' and account_id is not null").await, 10);
         assert!(app.signs_in(ADA, PASSWORD).await, "the password is unchanged");
 
         app.advance(10 * MINUTE);

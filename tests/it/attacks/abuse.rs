@@ -162,6 +162,26 @@ on_both! {
         assert!(!app.signs_in(ADA, NEW_PASSWORD).await && !app.signs_in(ADA, PASSWORD).await);
     }
 
+    /// reserved domains and addresses that are too long answer like any that nobody has, in both modes, and cause no mail.
+    async fn a03_reserved_and_over_long_addresses_answer_like_the_rest(database) {
+        let odd = [
+            "ada@example.invalid".to_owned(), "ada@example.test".to_owned(), "ada@localhost".to_owned(), "ada@127.0.0.1".to_owned(), "ada@example".to_owned(),
+            format!("{}@example.com", "a".repeat(64)), format!("{}@example.com", "a".repeat(65)), format!("a@{}.com", "b".repeat(64)), format!("{}@example.com", "a".repeat(20_000)),
+        ];
+        for disclosure in [Disclosure::Documented, Disclosure::Uniform] {
+            let app = TestApp::with(database, |config| config.accounts.disclosure = disclosure).await;
+            for call in ["forgot-password", "resend-verification", "password-reset", "login"] {
+                let ask = async |email: &str| seen(&app.post(call, json!({ "email": email, "password": NEW_PASSWORD })).await);
+                let usual = ask("nobody@example.com").await;
+                for email in &odd {
+                    assert_eq!(ask(email).await, usual, "{call} for {email:.80}");
+                }
+            }
+            app.deliver().await;
+            assert_eq!(app.count("select count(*) as n from outbox where sent_at is not null or recipient <> ''").await, 0);
+        }
+    }
+
     /// a hundred parallel requests for one address at two processes: one mail.
     async fn a06_a_hundred_parallel_requests_send_one_mail(database) {
         let app = TestApp::start(database).await;

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::Error;
+use crate::gateway::Edge;
+use crate::gateway::limit::counters::Counters;
 use crate::hash::{self, Hasher};
 use crate::keys::{Keyring, load_or_create};
 use crate::mail::transport::Transport;
@@ -12,6 +16,8 @@ use crate::metrics::Metrics;
 use crate::random::{Random, Secret};
 use crate::store::db::Db;
 use crate::store::outbox;
+use crate::store::session_cache::SessionCache;
+use crate::telemetry::AccessLog;
 use crate::token::Tokens;
 
 #[derive(Debug)]
@@ -25,6 +31,10 @@ pub struct App {
     pub db: Db,
     pub hasher: Hasher,
     pub mail: Transport,
+    /// Guard, limits and routes; a reload swaps them whole.
+    pub edge: ArcSwap<Edge>,
+    pub sessions: SessionCache,
+    pub access_log: AccessLog,
     /// Rung by a commit that queued a mail; the worker listens.
     pub mail_queued: tokio::sync::Notify,
     /// The name that this process claims mails under.
@@ -56,6 +66,9 @@ impl App {
             random.clone(),
             metrics.clone(),
         );
+        let counters = Counters::new(config.edge.limits.max_keys, random.bytes());
+        let edge = Edge::compile(&config.edge, Arc::new(counters), &metrics, None);
+        let access_log = AccessLog::open(&config.telemetry.access_log)?;
         let node = random.id(clock.now());
         let mail_queued = tokio::sync::Notify::new();
         Ok(Self {
@@ -68,9 +81,20 @@ impl App {
             db,
             hasher,
             mail,
+            edge: ArcSwap::from_pointee(edge),
+            sessions: SessionCache::default(),
+            access_log,
             mail_queued,
             node,
         })
+    }
+
+    /// Puts guard, limits and routes of another configuration in force. Running requests finish under the old ones.
+    pub fn reload(&self, settings: &crate::config::edge::Edge) {
+        let old = self.edge.load();
+        let counters = old.limits.counters().clone();
+        let new = Edge::compile(settings, counters, &self.metrics, Some(&old));
+        self.edge.store(Arc::new(new));
     }
 
     /// How full the mail queue is; also tells whether the database answers.

@@ -102,7 +102,7 @@ fn dispatch(arguments: Arguments) -> Result<(), String> {
     let json = arguments.json;
     runtime.block_on(async move {
         match arguments.command.unwrap_or(Command::Serve) {
-            Command::Serve => serve::run(config).await,
+            Command::Serve => serve::run(config, arguments.config).await,
             Command::Demo => demo::run(config).await,
             Command::Migrate { after_restore } => migrate(config, after_restore).await,
             Command::Account(command) => {

@@ -14,6 +14,7 @@ use crate::clock::Millis;
 use crate::random::Secret;
 
 mod check;
+pub mod edge;
 mod merge;
 
 /// The commented default; it documents every key.
@@ -30,10 +31,13 @@ pub struct Config {
     pub mail: Mail,
     pub hash: Hash,
     pub accounts: Accounts,
-    pub gateway: Gateway,
-    pub guard: Guard,
-    pub limits: Limits,
+    pub gateway: edge::routes::RawGateway,
+    pub guard: edge::guard::RawGuard,
+    pub limits: edge::limits::RawLimits,
     pub telemetry: Telemetry,
+    /// The last three but one, validated.
+    #[serde(skip)]
+    pub edge: edge::Edge,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -210,44 +214,9 @@ pub struct Retention {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Gateway {
-    pub routes: Vec<Table>,
-    pub downstream_errors: DownstreamErrors,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum DownstreamErrors {
-    Documented,
-    Precise,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Guard {
-    pub rules: Vec<Table>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    pub enabled: bool,
-    pub store: LimitsStore,
-    pub redis_url: SecretText,
-    pub rules: Vec<Table>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum LimitsStore {
-    Memory,
-    Redis,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Telemetry {
     pub log: String,
+    pub access_log: String,
     pub format: LogFormat,
 }
 
@@ -347,14 +316,26 @@ impl Config {
     }
 
     fn from_table(table: Table) -> Result<Self, Problems> {
-        let config: Self = Value::Table(table)
+        let mut config: Self = Value::Table(table)
             .try_into()
             .map_err(|error| Problems(vec![error.to_string().trim().replace('\n', " ")]))?;
-        let problems = check::problems(&config);
+        let mut problems = check::problems(&config);
+        match config.raw_edge().validate() {
+            Ok(edge) => config.edge = edge,
+            Err(more) => problems.extend(more),
+        }
         if problems.is_empty() {
             Ok(config)
         } else {
             Err(Problems(problems))
+        }
+    }
+
+    fn raw_edge(&self) -> edge::RawEdge {
+        edge::RawEdge {
+            guard: self.guard.clone(),
+            limits: self.limits.clone(),
+            gateway: self.gateway.clone(),
         }
     }
 

@@ -19,12 +19,24 @@ pub enum Error {
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
+    /// A message that can't be read in one way only (no row of the contract's table: a client that speaks HTTP never meets it).
+    BadRequest,
     BodyTooLarge,
     UriTooLong,
     HeadersTooLarge,
     /// Seconds until it is worth trying again.
     TooManyRequests {
         retry_after: u64,
+        /// `RateLimit` and `RateLimit-Policy`, when a limit refuses; boxed, because most errors carry none.
+        fields: Option<Box<http::HeaderMap>>,
+    },
+    /// A downstream service can't be reached or broke off. `precise`: 502 instead of the published 500.
+    DownstreamUnavailable {
+        precise: bool,
+    },
+    /// A downstream service did not answer in time. `precise`: 504 instead of the published 500.
+    DownstreamTimeout {
+        precise: bool,
     },
     /// The hash queue is full. Seconds until it is worth trying again.
     Busy {
@@ -68,6 +80,7 @@ impl Error {
             Self::NotFound => (404, "not_found", "Not Found"),
             Self::MethodNotAllowed => (405, "method_not_allowed", "Method Not Allowed"),
             Self::RequestTimeout => (408, "request_timeout", "Request Timeout"),
+            Self::BadRequest => (400, "bad_request", "Bad Request"),
             Self::BodyTooLarge => (413, "body_too_large", "Request body too large"),
             Self::UriTooLong => (414, "uri_too_long", "URI Too Long"),
             Self::HeadersTooLarge => (431, "headers_too_large", "Request Header Fields Too Large"),
@@ -92,6 +105,16 @@ impl Error {
             Self::InvalidCredentials => (401, "invalid_credentials", "Invalid email or password"),
             Self::EmailNotVerified => (401, "email_not_verified", "Email address is not verified"),
             Self::InvalidPassword => (400, "invalid_password", "Invalid password"),
+            Self::DownstreamUnavailable { precise } => (
+                if *precise { 502 } else { 500 },
+                "downstream_unavailable",
+                "Unexpected Error",
+            ),
+            Self::DownstreamTimeout { precise } => (
+                if *precise { 504 } else { 500 },
+                "downstream_timeout",
+                "Unexpected Error",
+            ),
             Self::Internal(_) => (500, "unexpected_error", "Unexpected Error"),
         };
         let status = StatusCode::from_u16(status).expect("the table holds real statuses");
@@ -101,7 +124,7 @@ impl Error {
     /// Seconds for the `Retry-After` header, where there is one.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::TooManyRequests { retry_after } | Self::Busy { retry_after } => {
+            Self::TooManyRequests { retry_after, .. } | Self::Busy { retry_after } => {
                 Some(*retry_after)
             }
             _ => None,

@@ -20,6 +20,41 @@ pub struct Event {
     pub event: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Answered {
+    pub route: String,
+    /// `2xx` and so on.
+    pub class: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RouteName {
+    pub route: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RuleVerdict {
+    pub rule: String,
+    pub verdict: &'static str,
+}
+
+const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
+
+/// The counters of one route, looked up once: counting a request takes no lock.
+#[derive(Clone, Debug)]
+pub struct RouteMetrics {
+    classes: [Counter; 6],
+    seconds: Histogram,
+}
+
+impl RouteMetrics {
+    pub fn count(&self, status: u16, seconds: f64) {
+        let class = usize::from(status / 100).clamp(1, 6) - 1;
+        self.classes[class].inc();
+        self.seconds.observe(seconds);
+    }
+}
+
 /// Seconds; 1 ms to about 2 minutes.
 type Seconds = Histogram;
 
@@ -34,6 +69,11 @@ pub struct Metrics {
     pub mails: Family<Outcome, Counter>,
     pub mail_seconds: Seconds,
     pub events: Family<Event, Counter>,
+    requests: Family<Answered, Counter>,
+    request_seconds: Family<RouteName, Histogram>,
+    guard: Family<RuleVerdict, Counter>,
+    limits: Family<RuleVerdict, Counter>,
+    gate: Family<Outcome, Counter>,
 }
 
 impl Default for Metrics {
@@ -48,6 +88,13 @@ impl Default for Metrics {
             mails: Family::default(),
             mail_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
             events: Family::default(),
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.0005, 2.0, 18))
+            }),
+            guard: Family::default(),
+            limits: Family::default(),
+            gate: Family::default(),
         };
         made.register();
         made
@@ -97,6 +144,45 @@ impl Metrics {
             "Security events, as in the audit log",
             self.events.clone(),
         );
+    }
+
+    /// The counters of a route. Names come from the configuration, so they are bounded.
+    pub fn route(&self, name: &str) -> RouteMetrics {
+        let of = |class| {
+            self.requests.get_or_create_owned(&Answered {
+                route: name.to_owned(),
+                class,
+            })
+        };
+        let named = RouteName {
+            route: name.to_owned(),
+        };
+        RouteMetrics {
+            classes: CLASSES.map(of),
+            seconds: self.request_seconds.get_or_create_owned(&named),
+        }
+    }
+
+    pub fn count_guard(&self, rule: &str, verdict: &'static str) {
+        self.guard
+            .get_or_create(&RuleVerdict {
+                rule: rule.to_owned(),
+                verdict,
+            })
+            .inc();
+    }
+
+    pub fn count_limit(&self, rule: &str, verdict: &'static str) {
+        self.limits
+            .get_or_create(&RuleVerdict {
+                rule: rule.to_owned(),
+                verdict,
+            })
+            .inc();
+    }
+
+    pub fn count_gate(&self, reason: &'static str) {
+        self.gate.get_or_create(&Outcome { outcome: reason }).inc();
     }
 
     pub fn count_mail(&self, outcome: &'static str) {

@@ -16,6 +16,7 @@ pub mod db;
 pub mod outbox;
 pub mod requests;
 pub mod resets;
+pub mod session_cache;
 pub mod sessions;
 pub mod sweep;
 pub mod verifications;

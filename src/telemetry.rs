@@ -1,7 +1,10 @@
-//! Logging. What is logged is chosen at the call: addresses masked, never a secret.
+//! Logging and the access log. What is logged is chosen at the call: addresses masked, never a secret.
 
-use std::io::IsTerminal;
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, Telemetry};
@@ -22,4 +25,74 @@ pub fn install(settings: &Telemetry) -> Result<(), String> {
         LogFormat::Json => log.json().init(),
     }
     Ok(())
+}
+
+/// The access log: one JSON line a request, written by one system call, so that no line is torn or late.
+#[derive(Debug)]
+pub enum AccessLog {
+    Off,
+    Stderr,
+    File(File),
+}
+
+/// What a line tells. Never a query, a body or a header: they may hold secrets.
+#[derive(Debug, Serialize)]
+pub struct Line<'a> {
+    pub at: String,
+    pub request: &'a str,
+    pub client: String,
+    pub method: &'a str,
+    pub path: &'a str,
+    pub route: &'a str,
+    pub status: u16,
+    /// Why we refused, if we did: a rule's name or an error's code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<&'a str>,
+    pub millis: i64,
+}
+
+impl AccessLog {
+    /// Opens what `telemetry.access_log` names.
+    ///
+    /// # Errors
+    /// One sentence for a file that can't be written.
+    pub fn open(target: &str) -> Result<Self, String> {
+        match target {
+            "off" => Ok(Self::Off),
+            "stderr" => Ok(Self::Stderr),
+            path => OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(path)
+                .map(Self::File)
+                .map_err(|error| {
+                    format!("telemetry.access_log: {path} can't be written to: {error}")
+                }),
+        }
+    }
+
+    /// Writes a line. A full disk loses lines, never requests.
+    pub fn write(&self, line: impl FnOnce() -> Vec<u8>) {
+        let _ = match self {
+            Self::Off => Ok(()),
+            Self::Stderr => std::io::stderr().write_all(&line()),
+            Self::File(file) => (&mut &*file).write_all(&line()),
+        };
+    }
+}
+
+impl Line<'_> {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+/// An address as the log may hold it: IPv4 to /24, IPv6 to /48.
+pub fn masked(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => format!("{}/24", Ipv4Addr::from_bits(v4.to_bits() & 0xffff_ff00)),
+        IpAddr::V6(v6) => format!("{}/48", Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80)),
+    }
 }

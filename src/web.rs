@@ -1,6 +1,7 @@
 //! What people and programs reach: the stack that every request passes, our own calls, the admin listener.
 
-use std::net::SocketAddr;
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -14,13 +15,28 @@ use tower::ServiceExt;
 
 use crate::accounts::Client;
 use crate::app::App;
+use crate::clock::{Millis, rfc3339};
+use crate::config::edge::guard::Action;
+use crate::config::edge::limits::KeyKind;
 use crate::error::Error;
+use crate::gateway::Edge;
 use crate::gateway::client_ip::{self, Network};
+use crate::gateway::gate::GateHandle;
+use crate::gateway::guard::View;
+use crate::gateway::limit::{Key, Outcome};
+use crate::gateway::path;
+use crate::gateway::route::Found;
+use crate::metrics::RouteMetrics;
+use crate::telemetry::{Line, masked};
+use limits::Asked;
+use server::Connection;
 
 pub mod admin;
 mod answer;
 mod docs;
 mod fields;
+mod forward;
+mod limits;
 mod mailbox;
 pub mod openapi;
 mod origin;
@@ -33,41 +49,165 @@ mod user;
 pub struct Front {
     pub app: Arc<App>,
     router: Router,
+    /// Counters of what is ours, and of what no route took.
+    own: RouteMetrics,
+}
+
+/// Who a request comes from, and what becomes of it on the way through the stack.
+struct Passage {
+    request_id: String,
+    client: Client,
+    address: IpAddr,
+    asked: Asked,
+    gate: GateHandle,
+    /// The limits' word by network, for the answer's `RateLimit` fields.
+    limit: Option<Outcome>,
+    /// The route's name, for the log.
+    route: Option<String>,
+    /// Why the guard refused.
+    why: Option<String>,
 }
 
 impl Front {
     pub fn new(app: Arc<App>) -> Self {
         let router = router(app.clone());
-        Self { app, router }
+        let own = app.metrics.route("own");
+        Self { app, router, own }
     }
 
-    /// THE STACK: what happens to a request, outermost first.
-    pub async fn answer(&self, peer: SocketAddr, mut request: Request<Body>) -> Response {
+    /// THE STACK: what happens to a request, outermost first. (The gate has read its bytes before.)
+    pub async fn answer(&self, connection: Connection, mut request: Request<Body>) -> Response {
         let app = &*self.app;
         let started = app.clock.now();
-        // Ours, whatever the client sent: an id that a stranger chooses would let him write into our log.
-        let request_id = app.id();
-        // Who calls, found out once; everything after uses this and never looks at the socket or the headers again.
-        let client = identify(app, peer, request.headers_mut(), &request_id);
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let edge = app.edge.load_full();
         let origin = request.headers().get(header::ORIGIN).cloned();
-        let network = client.network.clone();
-        request.extensions_mut().insert(client);
-        // Before any body is read: a page of somebody else's must not be able to act for its visitor.
-        let response = match origin::judge(app, &request) {
-            Ok(()) if origin::is_preflight(app, &request) => StatusCode::NO_CONTENT.into_response(),
-            Ok(()) => self.route(request).await,
+        // Who calls, found out once; everything after uses this and never looks at the socket or the headers again.
+        let mut passage = identify(app, connection, &mut request);
+        let response = match self.admit(&edge, &mut request, &mut passage) {
+            Ok(()) => self.dispatch(&edge, request, &mut passage).await,
             Err(error) => error.into_response(),
         };
-        let mut response = answer::finish(response, &request_id);
-        origin::allow(app, origin.as_ref(), response.headers_mut());
-        let nosniff = HeaderValue::from_static("nosniff");
+        let mut response = answer::finish(response, &passage.request_id);
+        if passage.route.is_none() {
+            dress(
+                app,
+                &edge,
+                &passage,
+                origin.as_ref(),
+                response.headers_mut(),
+            );
+        }
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // Behind a request that asked to switch, the gate waits for this.
+            passage.gate.resume();
+        }
+        self.note(&edge, &passage, response.status().as_u16(), started);
         response
-            .headers_mut()
-            .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-        let (status, millis) = (response.status().as_u16(), app.clock.now() - started);
-        tracing::info!(request = request_id, network, %method, path, status, millis, "answered");
-        response
+    }
+
+    /// Whether a request may come in, by what its head tells. No body is read and nothing is looked up.
+    fn admit(
+        &self,
+        edge: &Edge,
+        request: &mut Request<Body>,
+        passage: &mut Passage,
+    ) -> Result<(), Error> {
+        normalise(request)?;
+        passage.asked = Asked::of(request);
+        let app = &*self.app;
+        self.guard(edge, request, passage)?;
+        let network = Network::from(passage.address);
+        passage.limit = Some(limits::charge(
+            app,
+            edge,
+            &passage.asked,
+            |kind| match kind {
+                KeyKind::Network => Some(Key::Network(network)),
+                KeyKind::Route => Some(Key::Route),
+                _ => None,
+            },
+        )?);
+        // A page of somebody else's must not be able to act for its visitor.
+        origin::judge(app, request)
+    }
+
+    fn guard(
+        &self,
+        edge: &Edge,
+        request: &Request<Body>,
+        passage: &mut Passage,
+    ) -> Result<(), Error> {
+        let headers = request.headers();
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+        };
+        let view = View {
+            method: request.method(),
+            path: request.uri().path(),
+            host: text(header::HOST).unwrap_or_default(),
+            headers,
+            client: passage.address,
+            country: None,
+            content_length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
+        };
+        let metrics = &self.app.metrics;
+        let verdict = edge
+            .guard
+            .judge_with(&view, |rule| metrics.count_guard(rule.name(), "observed"));
+        let Some(rule) = verdict.rule else {
+            return Ok(());
+        };
+        match verdict.action {
+            Action::Deny => {
+                metrics.count_guard(rule.name(), "denied");
+                passage.why = Some(rule.name().to_owned());
+                Err(Error::AccessDenied)
+            }
+            _ => {
+                metrics.count_guard(rule.name(), "allowed");
+                Ok(())
+            }
+        }
+    }
+
+    /// To a downstream service, or to ourselves.
+    async fn dispatch(
+        &self,
+        edge: &Edge,
+        mut request: Request<Body>,
+        passage: &mut Passage,
+    ) -> Response {
+        if origin::is_preflight(&self.app, &request) {
+            return StatusCode::NO_CONTENT.into_response();
+        }
+        let host = request
+            .headers()
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok());
+        match edge.routes.lookup(
+            host.unwrap_or_default(),
+            request.method(),
+            request.uri().path(),
+        ) {
+            Found::Route(route) => {
+                passage.route = Some(route.settings().name.clone());
+                let forwarded = forward::forward(&self.app, edge, route, request, passage).await;
+                forwarded.unwrap_or_else(IntoResponse::into_response)
+            }
+            Found::MethodNotAllowed(prefix) => {
+                let mut refused = Error::MethodNotAllowed.into_response();
+                if let Ok(allow) = HeaderValue::try_from(prefix.allow()) {
+                    refused.headers_mut().insert(header::ALLOW, allow);
+                }
+                refused
+            }
+            Found::Nothing => {
+                request.extensions_mut().insert(passage.client.clone());
+                self.route(request).await
+            }
+        }
     }
 
     /// Our own calls. A panic is an error of ours like any other: answered, logged, and the connection lives on.
@@ -80,14 +220,71 @@ impl Front {
             Err(_) => Error::internal("a handler panicked").into_response(),
         }
     }
+
+    /// Metrics and the access log.
+    fn note(&self, edge: &Edge, passage: &Passage, status: u16, started: Millis) {
+        let app = &*self.app;
+        let millis = app.clock.now() - started;
+        let named = |name: &str| {
+            let index = edge
+                .routes
+                .all()
+                .iter()
+                .position(|route| route.settings().name == name)?;
+            Some(&edge.upstreams[index].metrics)
+        };
+        let metrics = passage
+            .route
+            .as_deref()
+            .and_then(named)
+            .unwrap_or(&self.own);
+        metrics.count(status, millis as f64 / 1000.0);
+        app.access_log.write(|| {
+            Line {
+                at: rfc3339(started),
+                request: &passage.request_id,
+                client: masked(passage.address),
+                method: passage.asked.method.as_str(),
+                path: &passage.asked.path,
+                route: passage.route.as_deref().unwrap_or("own"),
+                status,
+                why: passage.why.as_deref(),
+                millis,
+            }
+            .to_bytes()
+        });
+    }
 }
 
-fn identify(app: &App, peer: SocketAddr, headers: &mut HeaderMap, request_id: &str) -> Client {
+/// One spelling of the path for guard, limits, router and upstream alike.
+fn normalise(request: &mut Request<Body>) -> Result<(), Error> {
+    // A server-wide OPTIONS asks nothing of anybody.
+    if request.uri().path() == "*" {
+        return Ok(());
+    }
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    let normal = path::normalize(target).map_err(|_| Error::BadRequest)?;
+    if let Cow::Owned(path) = normal.path {
+        let target = match normal.query {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        };
+        *request.uri_mut() = target.parse().map_err(|_| Error::BadRequest)?;
+    }
+    Ok(())
+}
+
+fn identify(app: &App, connection: Connection, request: &mut Request<Body>) -> Passage {
     let config = &app.config.server;
     let source = app.config.client_address();
-    let trusted = client_ip::is_trusted(&config.trusted_proxies, peer.ip());
+    let (peer, asked) = (connection.peer.ip(), Asked::of(request));
+    let headers = request.headers_mut();
+    let trusted = client_ip::is_trusted(&config.trusted_proxies, peer);
     let forwarded = !trusted && client_ip::carries_forwarding(headers);
-    let address = client_ip::resolve(source, &config.trusted_proxies, peer.ip(), headers);
+    let address = client_ip::resolve(source, &config.trusted_proxies, peer, headers);
     client_ip::strip(headers, source);
     let text = |name| {
         headers
@@ -95,7 +292,9 @@ fn identify(app: &App, peer: SocketAddr, headers: &mut HeaderMap, request_id: &s
             .and_then(|value: &HeaderValue| value.to_str().ok())
     };
     let network = Network::from(address);
-    Client {
+    // Ours, whatever the client sent: an id that a stranger chooses would let him write into our log.
+    let request_id = app.id();
+    let client = Client {
         network: network.to_string(),
         loopback: network.is_loopback(),
         forwarded,
@@ -104,9 +303,42 @@ fn identify(app: &App, peer: SocketAddr, headers: &mut HeaderMap, request_id: &s
             session::Sent::Once(value) => Some(value.to_owned()),
             _ => None,
         },
-        request_id: request_id.to_owned(),
+        request_id: request_id.clone(),
         page: false,
+    };
+    let (gate, limit, route, why) = (connection.gate, None, None, None);
+    Passage {
+        request_id,
+        client,
+        address,
+        asked,
+        gate,
+        limit,
+        route,
+        why,
     }
+}
+
+/// The headers that all of our own answers have.
+fn dress(
+    app: &App,
+    edge: &Edge,
+    passage: &Passage,
+    origin: Option<&HeaderValue>,
+    headers: &mut HeaderMap,
+) {
+    if let Some(outcome) = passage
+        .limit
+        .as_ref()
+        .filter(|_| !headers.contains_key("ratelimit"))
+    {
+        edge.limits.put_fields(headers, outcome);
+    }
+    origin::allow(app, origin, headers);
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
 }
 
 /// Every route of ours in one list. `web::openapi` describes the API's; a test holds the two together.

@@ -75,6 +75,7 @@ pub async fn lock(app: &App, typed: &str) -> Result<Account, Refusal> {
     )
     .await?;
     tx.commit().await?;
+    app.sessions.forget();
     Ok(account)
 }
 
@@ -113,6 +114,7 @@ pub async fn delete(app: &App, typed: &str) -> Result<Account, Refusal> {
     )
     .await?;
     tx.commit().await?;
+    app.sessions.forget();
     Ok(account)
 }
 

@@ -346,6 +346,7 @@ async fn finish(
     )
     .await?;
     tx.commit().await?;
+    app.sessions.forget();
     app.mail_queued.notify_one();
     Ok(())
 }

@@ -4,11 +4,14 @@ use super::{Client, audit};
 use crate::app::App;
 use crate::clock::Millis;
 use crate::error::Error;
-use crate::random::Secret;
+use crate::random::{Secret, sha256};
 use crate::store::accounts::Account;
 use crate::store::db::Tx;
 use crate::store::sessions::Session;
 use crate::store::{accounts, resets, sessions};
+
+/// How often a stream asks whether its session still lives.
+const STREAM_CHECK: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// What a caller shows to prove a session. The first one present decides alone.
 #[derive(Clone, Debug)]
@@ -79,6 +82,38 @@ async fn device(app: &App, tx: &mut Tx, client: &Client) -> Result<Secret<String
         }
     }
     Ok(app.random.secret())
+}
+
+/// Who calls, for requests that only pass through: a look-up of a moment ago counts.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn authenticate_passing(app: &App, credential: &Credential) -> Result<SignedIn, Error> {
+    let digest = match credential {
+        Credential::None => return Err(Error::Unauthorized),
+        Credential::Bearer(token) => sha256(token.reveal().as_bytes()),
+        Credential::Cookie(secret) => sha256(secret.reveal().as_bytes()),
+    };
+    let now = app.clock.now();
+    if let Some((account, session)) = app.sessions.get(&digest, now) {
+        return Ok(SignedIn { account, session });
+    }
+    let generation = app.sessions.generation();
+    let found = authenticate(app, credential).await?;
+    app.sessions
+        .put(generation, digest, now, &found.account, &found.session);
+    Ok(found)
+}
+
+/// Ends when the session does; for streams, which outlive the request's own check.
+pub async fn until_ended(app: std::sync::Arc<App>, credential: Credential) {
+    let mut every = tokio::time::interval(STREAM_CHECK);
+    loop {
+        every.tick().await;
+        if let Err(Error::Unauthorized) = authenticate_passing(&app, &credential).await {
+            return;
+        }
+    }
 }
 
 /// Who calls.
@@ -185,7 +220,9 @@ pub async fn end_one(
         Some(session_id),
     )
     .await?;
-    tx.commit().await
+    tx.commit().await?;
+    app.sessions.forget();
+    Ok(())
 }
 
 /// Ends every session of the account and every open reset.
@@ -204,7 +241,9 @@ pub async fn logout_all(app: &App, client: &Client, account_id: &str) -> Result<
         None,
     )
     .await?;
-    tx.commit().await
+    tx.commit().await?;
+    app.sessions.forget();
+    Ok(())
 }
 
 /// Ends every session of an account in the transaction of what demands it.

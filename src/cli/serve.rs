@@ -1,22 +1,27 @@
 //! `serve`: listen, work the mail queue, sweep, and stop gracefully.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::accounts::sweep;
 use crate::app::App;
-use crate::clock::Clock;
-use crate::config::{Config, MailTransport};
+use crate::clock::{Clock, Millis};
+use crate::config::{self, Config, MailTransport};
 use crate::keys::load_or_create;
 use crate::mail::worker::{self, Worker};
 use crate::random::{Random, Secret};
 use crate::web::Front;
 use crate::web::admin::Admin;
-use crate::web::server::{Bounds, Stop, serve};
+use crate::web::server::{Bounds, Stop, serve, stopped};
 
+/// How finely health checks are timed.
+const HEALTH_TICK: Duration = Duration::from_millis(100);
 /// Connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
 
@@ -61,7 +66,7 @@ fn cannot_listen(key: &str, address: SocketAddr, error: &std::io::Error) -> Stri
 }
 
 /// `serve`, until SIGINT or SIGTERM.
-pub async fn run(config: Config) -> Result<(), String> {
+pub async fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     if let Some(reason) = config.refuses_to_serve() {
         return Err(reason.to_owned());
     }
@@ -71,6 +76,7 @@ pub async fn run(config: Config) -> Result<(), String> {
     // Whoever reads that we serve may also tell us to stop.
     let stop = signalled();
     greet(&app);
+    reload_when_told(app.clone(), file);
     run_with(app, listeners, stop).await
 }
 
@@ -82,16 +88,16 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
     let token = admin_token(&app)?;
     let front = Arc::new(Front::new(app.clone()));
     let mut tasks = tokio::task::JoinSet::new();
-    let bounds = bounds(&app.config);
+    let bounds = Bounds::new(&app);
     for listener in listeners.public {
         let front = front.clone();
         tasks.spawn(serve(
             listener,
-            bounds,
+            bounds.clone(),
             stop.clone(),
-            move |peer, request| {
+            move |connection, request| {
                 let front = front.clone();
-                async move { front.answer(peer, request).await }
+                async move { front.answer(connection, request).await }
             },
         ));
     }
@@ -100,19 +106,16 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
         .local_addr()
         .map_err(|error| error.to_string())?;
     let admin = Arc::new(Admin::new(app.clone(), address, token));
-    let admin_bounds = Bounds {
-        max_connections: ADMIN_CONNECTIONS,
-        ..bounds
-    };
     tasks.spawn(serve(
         listeners.admin,
-        admin_bounds,
+        bounds.with_connections(ADMIN_CONNECTIONS),
         stop.clone(),
-        move |peer, request| {
+        move |connection, request| {
             let admin = admin.clone();
-            async move { admin.answer(peer, request).await }
+            async move { admin.answer(connection.peer, request).await }
         },
     ));
+    tasks.spawn(check_health(app.clone(), stop.clone()));
     let sweeping = (app.clone(), stop.clone());
     tasks.spawn(async move { sweep::run(&sweeping.0, sweeping.1).await });
     // The worker stops after the listeners have drained, so that the mail of a last request is not left to the next start.
@@ -130,6 +133,49 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
     let _ = mail.await;
     app.db.close().await;
     Ok(())
+}
+
+/// Asks the upstreams of routes with `health` how they are, each at its own interval.
+async fn check_health(app: Arc<App>, mut stop: Stop) {
+    let mut every = tokio::time::interval(HEALTH_TICK);
+    let mut due: HashMap<String, Millis> = HashMap::new();
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            _ = every.tick() => {}
+        }
+        let (edge, now) = (app.edge.load_full(), app.clock.now());
+        for (route, upstreams) in edge.routes.all().iter().zip(&edge.upstreams) {
+            let Some(health) = route.settings().health.clone() else {
+                continue;
+            };
+            let next = due.entry(route.settings().name.clone()).or_insert(now);
+            if *next <= now {
+                *next = now + health.interval_ms as Millis;
+                let upstreams = upstreams.clone();
+                tokio::spawn(async move { upstreams.check_health(&health).await });
+            }
+        }
+    }
+}
+
+/// At SIGHUP, reads the configuration again and puts guard, limits and routes in force, all of them or none.
+fn reload_when_told(app: Arc<App>, file: Option<PathBuf>) {
+    tokio::spawn(async move {
+        let kind = tokio::signal::unix::SignalKind::hangup();
+        let mut told = tokio::signal::unix::signal(kind).expect("the system has signals");
+        while told.recv().await.is_some() {
+            match Config::load(file.as_deref(), config::environment()) {
+                Ok(config) => {
+                    app.reload(&config.edge);
+                    tracing::info!(
+                        "reloaded guard, limits and routes; other sections need a restart"
+                    );
+                }
+                Err(problems) => tracing::error!(%problems, "not reloaded; all stays as it was"),
+            }
+        }
+    });
 }
 
 /// The mail worker of an application.
@@ -153,17 +199,6 @@ fn admin_token(app: &App) -> Result<Secret<String>, String> {
             path.display()
         )
     })
-}
-
-fn bounds(config: &Config) -> Bounds {
-    let server = &config.server;
-    Bounds {
-        header_timeout: server.header_timeout.std(),
-        drain_timeout: server.drain_timeout.std(),
-        max_header_bytes: server.max_header_bytes,
-        max_headers: server.max_headers,
-        max_connections: server.max_connections,
-    }
 }
 
 /// Says where everything is.

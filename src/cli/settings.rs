@@ -31,7 +31,7 @@ pub fn run(command: &Command, file: Option<&Path>, json: bool) -> Result<(), Str
                 return super::print_json(&value);
             }
             println!(
-                "# gateway.routes, guard.rules, limits.rules and limits.store: accepted at their defaults; their part comes later"
+                "# limits.store: only memory so far; server.client_address: not yet proxy-protocol"
             );
             print!("{table}");
             Ok(())

@@ -1,6 +1,6 @@
 //! What a configuration must mean. Each problem is a sentence that says what to do.
 
-use super::{ClientAddress, Config, LimitsStore, MailTransport, Proof, Span};
+use super::{ClientAddress, Config, MailTransport, Proof, Span};
 
 /// All problems of a configuration that has the right types.
 pub fn problems(config: &Config) -> Vec<String> {
@@ -226,19 +226,21 @@ fn accounts(config: &Config, demand: &mut impl FnMut(bool, &str)) {
 /// Keys that the contract names whose part comes later: accepted at their defaults only.
 fn later(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     demand(
+        config.server.client_address != ClientAddress::ProxyProtocol,
+        "server.client_address: proxy-protocol is not built yet; use x-forwarded-for or forwarded",
+    );
+    demand(
         matches!(config.client_address(), ClientAddress::Peer)
-            && config.server.trusted_proxies.is_empty(),
-        "server.client_address: only `peer`, without trusted_proxies, until the gateway's edge is built",
+            || !config.server.trusted_proxies.is_empty(),
+        "server.client_address: names a source that a proxy sets; list that proxy in server.trusted_proxies",
     );
     demand(
-        config.gateway.routes.is_empty()
-            && config.guard.rules.is_empty()
-            && config.limits.rules.is_empty(),
-        "gateway.routes, guard.rules and limits.rules: none until the gateway's edge is built",
-    );
-    demand(
-        config.limits.store == LimitsStore::Memory,
-        "limits.store: only `memory` so far",
+        config
+            .server
+            .trusted_proxies
+            .iter()
+            .all(|net| net.prefix_len() > 0),
+        "server.trusted_proxies: a network of prefix length 0 would believe everybody; name your proxies only",
     );
 }
 

@@ -106,6 +106,13 @@ fn render(error: &Error, request_id: &str) -> Response {
         _ => {}
     }
     let mut response = json_response(status, &body);
+    if let Error::TooManyRequests {
+        fields: Some(fields),
+        ..
+    } = error
+    {
+        response.headers_mut().extend((**fields).clone());
+    }
     if let Some(seconds) = error.retry_after() {
         response
             .headers_mut()

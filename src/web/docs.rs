@@ -6,7 +6,6 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use http::{StatusCode, header};
-use serde_json::json;
 use utoipa_swagger_ui::Config;
 
 use super::answer::json_response;
@@ -24,8 +23,8 @@ pub async fn openapi(State(app): State<Arc<App>>) -> Response {
 }
 
 /// Keys of the assertions that downstream services verify. Access tokens are for us alone: their keys are not here.
-pub async fn jwks() -> Response {
-    json_response(StatusCode::OK, &json!({ "keys": [] }))
+pub async fn jwks(State(app): State<Arc<App>>) -> Response {
+    json_response(StatusCode::OK, app.tokens.jwks())
 }
 
 /// Swagger UI, as its crate ships it.

@@ -9,13 +9,22 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::limits::{self, Asked};
+use crate::accounts::email::canonical_or_nobody;
 use crate::app::App;
 use crate::error::Error;
+use crate::gateway::gate::Refusal;
 use crate::random::Secret;
 
 /// The fields of a call's body. Unknown ones are there and never looked at.
-#[derive(Debug, Default)]
-pub struct Fields(BTreeMap<String, Value>);
+#[derive(Debug)]
+pub struct Fields {
+    named: BTreeMap<String, Value>,
+    asked: Asked,
+}
+
+/// The object itself.
+struct Object(BTreeMap<String, Value>);
 
 impl Fields {
     /// Reads a whole body: `application/json`, UTF-8, an object, no key twice, within `server.body_limit`.
@@ -24,11 +33,28 @@ impl Fields {
     /// [`Error::BodyTooLarge`], [`Error::RequestTimeout`], and [`Error::MissingParameters`] for everything that is no JSON object.
     pub async fn read(app: &App, request: Request<Body>) -> Result<Self, Error> {
         let is_json = is_json(request.headers());
+        let asked = Asked::of(&request);
         let bytes = read_bytes(app, request).await?;
         if !is_json {
             return Err(Error::MissingParameters);
         }
-        serde_json::from_slice(&bytes).map_err(|_| Error::MissingParameters)
+        let object: Object =
+            serde_json::from_slice(&bytes).map_err(|_| Error::MissingParameters)?;
+        Ok(Self {
+            named: object.0,
+            asked,
+        })
+    }
+
+    /// The address that a complete call is about, charged to the limits by address. To be called when all that is required is there, and
+    /// before any look-up.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameters`], [`Error::TooManyRequests`]
+    pub fn address(&self, app: &App) -> Result<&str, Error> {
+        let email = self.required("email")?;
+        limits::charge_address(app, &self.asked, &canonical_or_nobody(email))?;
+        Ok(email)
     }
 
     /// A required field: a string that is not empty.
@@ -36,7 +62,7 @@ impl Fields {
     /// # Errors
     /// [`Error::MissingParameters`]
     pub fn required(&self, name: &str) -> Result<&str, Error> {
-        match self.0.get(name) {
+        match self.named.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(text),
             _ => Err(Error::MissingParameters),
         }
@@ -47,7 +73,7 @@ impl Fields {
     /// # Errors
     /// [`Error::InvalidField`]
     pub fn optional(&self, name: &'static str) -> Result<Option<String>, Error> {
-        match self.0.get(name) {
+        match self.named.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(_) => Err(Error::InvalidField(name)),
@@ -56,7 +82,7 @@ impl Fields {
 
     /// The raw value, if the key is present at all.
     pub fn raw(&self, name: &str) -> Option<&Value> {
-        self.0.get(name)
+        self.named.get(name)
     }
 
     /// A secret that is not read as anything but a string.
@@ -78,6 +104,7 @@ pub async fn read_bytes(app: &App, request: Request<Body>) -> Result<bytes::Byte
         Err(_) => Err(Error::RequestTimeout),
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Error::BodyTooLarge),
+        Ok(Err(error)) if Refusal::find(&*error).is_some() => Err(Error::BadRequest),
         Ok(Err(_)) => Err(Error::MissingParameters),
     }
 }
@@ -97,7 +124,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.trim().eq_ignore_ascii_case("application/json")
 }
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for Object {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_map(UniqueKeys)
     }
@@ -107,19 +134,19 @@ impl<'de> Deserialize<'de> for Fields {
 struct UniqueKeys;
 
 impl<'de> Visitor<'de> for UniqueKeys {
-    type Value = Fields;
+    type Value = Object;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("an object without duplicate keys")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Fields, M::Error> {
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Object, M::Error> {
         let mut fields = BTreeMap::new();
         while let Some((key, value)) = map.next_entry::<String, Value>()? {
             if fields.insert(key, value).is_some() {
                 return Err(serde::de::Error::custom("duplicate key"));
             }
         }
-        Ok(Fields(fields))
+        Ok(Object(fields))
     }
 }

@@ -177,7 +177,10 @@ fn common(call: &Call) -> Vec<Error> {
     if call.signed_in {
         errors.push(Error::Unauthorized);
     }
-    errors.push(Error::TooManyRequests { retry_after: 1 });
+    errors.push(Error::TooManyRequests {
+        retry_after: 1,
+        fields: None,
+    });
     errors.push(Error::internal(""));
     errors
 }

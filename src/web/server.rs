@@ -1,4 +1,4 @@
-//! Listening: our own accept loop on hyper, because header time-outs, limits and draining are ours to decide.
+//! Listening: our own accept loop on hyper, because header time-outs, limits and draining are ours to decide, behind the strict gate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +14,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::app::App;
+use crate::gateway::gate::{self, Gate, GateHandle};
+
 /// Turns true once, when the process is to stop.
 pub type Stop = watch::Receiver<bool>;
 
@@ -22,37 +25,86 @@ pub async fn stopped(stop: &mut Stop) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
+/// hyper closes without an answer when a head does not come; the gate answers 408 this much sooner.
+const GATE_FIRST: Duration = Duration::from_secs(1);
+/// How long a refusal may take to reach its client before the connection is closed.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a request's connection is.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub peer: SocketAddr,
+    pub gate: GateHandle,
+}
+
 /// Bounds of one listener.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Bounds {
-    pub header_timeout: Duration,
-    pub drain_timeout: Duration,
-    pub max_header_bytes: usize,
-    pub max_headers: usize,
-    pub max_connections: usize,
+    header_timeout: Duration,
+    drain_timeout: Duration,
+    max_header_bytes: usize,
+    max_headers: usize,
+    max_connections: usize,
+    gate: Arc<gate::Settings>,
+}
+
+impl Bounds {
+    /// As configured; the gate's refusals are counted and get a request id like any other answer.
+    pub fn new(app: &Arc<App>) -> Self {
+        let server = &app.config.server;
+        let counting = app.clone();
+        let limits = gate::Limits {
+            head_bytes: server.max_header_bytes,
+            fields: server.max_headers,
+            ..gate::Limits::default()
+        };
+        let gate = gate::Settings {
+            limits,
+            head_timeout: Some(server.header_timeout.std()),
+            linger: LINGER,
+            http2: false,
+            answer: Box::new(move |refusal| {
+                counting.metrics.count_gate(refusal.reason.as_str());
+                refusal.answer(Some(&counting.id()))
+            }),
+        };
+        Self {
+            header_timeout: server.header_timeout.std() + GATE_FIRST,
+            drain_timeout: server.drain_timeout.std(),
+            max_header_bytes: server.max_header_bytes,
+            max_headers: server.max_headers,
+            max_connections: server.max_connections,
+            gate: Arc::new(gate),
+        }
+    }
+
+    /// The same for fewer connections.
+    pub fn with_connections(mut self, most: usize) -> Self {
+        self.max_connections = most;
+        self
+    }
 }
 
 /// Accepts until `stop`, then lets running requests finish, for at most `drain_timeout`.
 pub async fn serve<S, F>(listener: TcpListener, bounds: Bounds, mut stop: Stop, answer: S)
 where
-    S: Fn(SocketAddr, Request<Body>) -> F + Clone + Send + Sync + 'static,
+    S: Fn(Connection, Request<Body>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(bounds.max_connections));
     loop {
         // A full house leaves newcomers in the system's listen queue, which is bounded too.
-        let place = places
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let place = tokio::select! {
+            () = stopped(&mut stop) => break,
+            place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+        };
         let accepted = tokio::select! {
             () = stopped(&mut stop) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (answer, stop) = (answer.clone(), stop.clone());
+                let (answer, stop, bounds) = (answer.clone(), stop.clone(), bounds.clone());
                 tokio::spawn(async move {
                     connection(stream, peer, bounds, stop, answer).await;
                     drop(place);
@@ -61,7 +113,7 @@ where
             // Out of file descriptors, most likely: the loop must neither end nor spin.
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                tokio::task::yield_now().await;
+                pause().await;
             }
         }
     }
@@ -75,6 +127,12 @@ where
     }
 }
 
+/// Waits a little before accepting is tried again.
+async fn pause() {
+    let never = std::future::pending::<()>();
+    let _ = tokio::time::timeout(Duration::from_millis(50), never).await;
+}
+
 async fn connection<S, F>(
     stream: TcpStream,
     peer: SocketAddr,
@@ -82,21 +140,29 @@ async fn connection<S, F>(
     mut stop: Stop,
     answer: S,
 ) where
-    S: Fn(SocketAddr, Request<Body>) -> F + Clone + Send + Sync + 'static,
+    S: Fn(Connection, Request<Body>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     // Answers are small and written at once.
     let _ = stream.set_nodelay(true);
+    let gate = Gate::new(stream, bounds.gate.clone());
+    let handle = gate.handle();
     let service = service_fn(move |request: Request<Incoming>| {
-        let answered = answer(peer, request.map(Body::new));
+        let connection = Connection {
+            peer,
+            gate: handle.clone(),
+        };
+        let answered = answer(connection, request.map(Body::new));
         async move { Ok::<_, std::convert::Infallible>(answered.await) }
     });
+    // The gate has counted headers and bytes already; hyper's own bounds only must not be tighter.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.header_timeout)
         .max_headers(bounds.max_headers)
-        .max_buf_size(bounds.max_header_bytes)
-        .serve_connection(TokioIo::new(stream), service);
+        .max_buf_size((bounds.max_header_bytes * 2).max(64 * 1024))
+        .serve_connection(TokioIo::new(gate), service)
+        .with_upgrades();
     tokio::pin!(connection);
     let served = tokio::select! {
         served = &mut connection => served,

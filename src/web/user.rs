@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::fields::Fields;
+use super::limits::{self, Asked};
 use super::session as cookies;
 use crate::accounts::reset_password::{self, Grant};
 use crate::accounts::session::{Credential, SignedIn, authenticate};
@@ -31,7 +32,7 @@ pub async fn forgot_password(
     request: Request<Body>,
 ) -> Outcome {
     let fields = Fields::read(&app, request).await?;
-    let asked = reset_password::forgot(&app, &client, fields.required("email")?).await?;
+    let asked = reset_password::forgot(&app, &client, fields.address(&app)?).await?;
     Ok(Answer::ok(CODE_ON_ITS_WAY)
         .with("reference", asked.reference)
         .with("expiresIn", asked.expires_in)
@@ -65,10 +66,7 @@ pub async fn password_reset(
 ) -> Outcome {
     let headers = request.headers().clone();
     let fields = Fields::read(&app, request).await?;
-    let (email, password) = (
-        fields.required("email")?,
-        fields.required_secret("password")?,
-    );
+    let (password, email) = (fields.required_secret("password")?, fields.address(&app)?);
     let grant = grant(&fields, &headers);
     reset_password::reset(&app, &client, email, password.reveal(), &grant).await?;
     let done = Answer::ok("Password changed; sign in with the new one").no_store();
@@ -106,6 +104,7 @@ pub async fn register(
         last_name: fields.optional("lastName")?,
         phone: fields.optional("phone")?,
     };
+    fields.address(&app)?;
     let reference = registering::register(&app, &client, &form).await?;
     Ok(
         Answer::ok("Registered; a code to confirm the address is on its way to it")
@@ -120,7 +119,7 @@ pub async fn resend_verification(
     request: Request<Body>,
 ) -> Outcome {
     let fields = Fields::read(&app, request).await?;
-    let reference = registering::resend(&app, &client, fields.required("email")?).await?;
+    let reference = registering::resend(&app, &client, fields.address(&app)?).await?;
     Ok(
         Answer::ok("If a registration waits for this address, a code is on its way to it")
             .with("reference", reference),
@@ -145,10 +144,7 @@ pub async fn login(
     request: Request<Body>,
 ) -> Outcome {
     let fields = Fields::read(&app, request).await?;
-    let (email, password) = (
-        fields.required("email")?,
-        fields.required_secret("password")?,
-    );
+    let (password, email) = (fields.required_secret("password")?, fields.address(&app)?);
     let (account, begun) = sign_in::login(&app, &client, email, password.reveal()).await?;
     let token = session::token(&app, &begun.session);
     let answer = Answer::ok("Signed in")
@@ -161,7 +157,7 @@ pub async fn login(
 }
 
 pub async fn check((State(app), _, request): Call) -> Outcome {
-    let (credential, caller) = signed_in(&app, request.headers()).await?;
+    let (credential, caller) = signed_in(&app, request).await?;
     let token = session::token(&app, &caller.session);
     let answer = Answer::ok("Signed in")
         .with("token", token.reveal().as_str())
@@ -174,21 +170,21 @@ pub async fn check((State(app), _, request): Call) -> Outcome {
 }
 
 pub async fn logout((State(app), Extension(client), request): Call) -> Outcome {
-    let (_, caller) = signed_in(&app, request.headers()).await?;
+    let (_, caller) = signed_in(&app, request).await?;
     session::logout(&app, &client, &caller).await?;
     let done = Answer::ok("Signed out");
     Ok(cookies::forget(&app).into_iter().fold(done, Answer::cookie))
 }
 
 pub async fn logout_all((State(app), Extension(client), request): Call) -> Outcome {
-    let (_, caller) = signed_in(&app, request.headers()).await?;
+    let (_, caller) = signed_in(&app, request).await?;
     session::logout_all(&app, &client, &caller.account.id).await?;
     let done = Answer::ok("Signed out everywhere");
     Ok(cookies::forget(&app).into_iter().fold(done, Answer::cookie))
 }
 
 pub async fn sessions((State(app), _, request): Call) -> Outcome {
-    let (_, caller) = signed_in(&app, request.headers()).await?;
+    let (_, caller) = signed_in(&app, request).await?;
     let live = session::list(&app, &caller.account.id).await?;
     let shown = live.iter().map(|session| {
         json!({
@@ -212,7 +208,7 @@ pub async fn end_session(
     id: Result<Path<String>, PathRejection>,
     request: Request<Body>,
 ) -> Outcome {
-    let (_, caller) = signed_in(&app, request.headers()).await?;
+    let (_, caller) = signed_in(&app, request).await?;
     let Path(id) = id.map_err(|_| Error::NotFound)?;
     session::end_one(&app, &client, &caller.account.id, &id).await?;
     let done = Answer::ok("Session ended");
@@ -223,9 +219,13 @@ pub async fn end_session(
     })
 }
 
-async fn signed_in(app: &App, headers: &HeaderMap) -> Result<(Credential, SignedIn), Error> {
-    let credential = cookies::credential(headers);
+async fn signed_in(app: &App, request: Request<Body>) -> Result<(Credential, SignedIn), Error> {
+    let credential = cookies::credential(request.headers());
+    let asked = Asked::of(&request);
+    // The body, which these calls have no use for, is not carried along.
+    drop(request);
     let caller = authenticate(app, &credential).await?;
+    limits::charge_signed_in(app, &asked, &caller)?;
     Ok((credential, caller))
 }
 

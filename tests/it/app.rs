@@ -91,6 +91,8 @@ impl TestApp {
     pub async fn again_with(&self, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = self.app.config.clone();
+        // The limits have tests of their own; here a test may call as often as it likes.
+        config.edge.limits.enabled = false;
         change(&mut config);
         Self::build(config, folder).await
     }
@@ -111,6 +113,8 @@ impl TestApp {
         config.hash.memory_kib = 64;
         config.hash.iterations = 1;
         config.hash.threads = 2;
+        // The limits have tests of their own; here a test may call as often as it likes.
+        config.edge.limits.enabled = false;
         change(&mut config);
         config
     }
@@ -126,18 +130,16 @@ impl TestApp {
         let address = listener.local_addr().expect("it has an address");
         let front = Arc::new(Front::new(app.clone()));
         let (stop, stopped) = watch::channel(false);
-        let server = &app.config.server;
-        let bounds = Bounds {
-            header_timeout: server.header_timeout.std(),
-            drain_timeout: server.drain_timeout.std(),
-            max_header_bytes: server.max_header_bytes,
-            max_headers: server.max_headers,
-            max_connections: server.max_connections,
-        };
-        tokio::spawn(serve(listener, bounds, stopped, move |peer, request| {
-            let front = front.clone();
-            async move { front.answer(peer, request).await }
-        }));
+        let bounds = Bounds::new(&app);
+        tokio::spawn(serve(
+            listener,
+            bounds,
+            stopped,
+            move |connection, request| {
+                let front = front.clone();
+                async move { front.answer(connection, request).await }
+            },
+        ));
         Self {
             app,
             address,

@@ -160,6 +160,10 @@ on_both! {
         let reply = app.post("password-reset", json!({ "email": ADA, "password": NEW_PASSWORD })).await;
         assert_eq!(reply.shown(), (400, json!({ "message": "Invalid Request", "code": "invalid_request" })));
         assert!(!app.signs_in(ADA, NEW_PASSWORD).await && !app.signs_in(ADA, PASSWORD).await);
+        // Not even by the link that an operator made.
+        let account = lifecycle::show(&app.app, ADA).await.expect("it is there");
+        let code = cargoextra::accounts::reset_password::by_operator(&app.app, &account).await.expect("a code");
+        assert_eq!(app.confirm_status(&code.shown()).await, 400);
     }
 
     /// reserved domains and addresses that are too long answer like any that nobody has, in both modes, and cause no mail.

@@ -1,6 +1,6 @@
 //! Configuration: `config.default.toml` < `--config FILE` < environment `CARGOEXTRA_SECTION__KEY`.
 //!
-//! The default file holds every key, so the merged table deserializes whole; what it must mean is checked in [`check`], all problems at once.
+//! The default file holds every key, so the merged table deserializes whole; what it must mean is checked in `check`, all problems at once.
 
 use std::fmt;
 use std::net::SocketAddr;

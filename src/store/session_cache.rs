@@ -1,6 +1,6 @@
 //! Sessions that were looked up a moment ago, so that a busy client does not cost a query a request.
 //!
-//! A session ended by this process is forgotten at once; one ended by another node within [`FRESH`].
+//! A session ended by this process is forgotten at once; one ended by another node within `FRESH`.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

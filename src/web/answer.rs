@@ -69,7 +69,7 @@ impl IntoResponse for Answer {
     }
 }
 
-/// An error on its way out: [`finish`] writes the body, once the request's id is at hand.
+/// An error on its way out: `finish` writes the body, once the request's id is at hand.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());

@@ -419,6 +419,11 @@ impl RawRoute {
     }
 
     fn timeouts(&self, at: &str, problems: &mut Vec<String>) -> Timeouts {
+        if self.total_timeout_ms.is_some() {
+            problems.push(format!(
+                "{at}: total_timeout_ms is not built yet; leave it out"
+            ));
+        }
         let mut check = |key, value: Option<u64>, default, most| {
             bounded(at, key, value.unwrap_or(default), 10..=most, problems)
         };

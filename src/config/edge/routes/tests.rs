@@ -32,7 +32,7 @@ fn the_shape_of_the_contract_passes() {
     );
     let all = "name = \"x\"\nprefix = \"/x/\"\nhost = \"*.Example.com\"\nmethods = [\"GET\"]\nrewrite = { strip_prefix = true }\n\
              upstreams = [{ url = \"http://a:1\", weight = 3 }, \"http://[::1]:2/\"]\nauth = \"optional\"\nretries = 0\n\
-             balance = \"least_connections\"\nhealth = { path = \"/healthz\" }\nmax_connections = 10\nprotocol = \"h2c\"\ntotal_timeout_ms = 30000";
+             balance = \"least_connections\"\nhealth = { path = \"/healthz\" }\nmax_connections = 10\nprotocol = \"h2c\"";
     let (routes, problems) = check(all);
     assert_eq!(problems, Vec::<String>::new());
     assert_eq!(

@@ -14,6 +14,7 @@ use crate::random::Random;
 mod account;
 mod audit;
 mod demo;
+mod explain;
 mod outbox;
 pub mod serve;
 mod settings;
@@ -66,6 +67,8 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         limit: i64,
     },
+    /// Say which guard rule would fire for a request, which limits count it, and where it goes
+    Explain(explain::Request),
     /// Print the OpenAPI description
     Openapi,
 }
@@ -114,6 +117,7 @@ fn dispatch(arguments: Arguments) -> Result<(), String> {
             Command::Audit { email, limit } => {
                 audit::run(&command_app(config).await?, email.as_deref(), limit, json).await
             }
+            Command::Explain(request) => explain::run(&config, &request, json),
             Command::Openapi => {
                 print_json(&crate::web::openapi::document(&config.server.public_origin))
             }

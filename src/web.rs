@@ -98,13 +98,14 @@ impl Front {
             Ok(()) => self.dispatch(&edge, request, &mut passage).await,
             Err(error) => error.into_response(),
         };
-        let is_error = passage.route.is_none() && answer::is_error(&response);
+        let is_error = answer::is_error(&response);
         let mut response = answer::finish(response, &passage.request_id);
         // A browser that asked for a page gets one; its visitor could do nothing with JSON.
-        if let Some(error_for) = error_for.filter(|_| is_error) {
+        if let Some(error_for) = error_for.filter(|_| is_error && passage.route.is_none()) {
             response = self.pages.error(&response, &error_for, &passage.request_id);
         }
-        if passage.route.is_none() {
+        // Also what we answer in a downstream service's place.
+        if passage.route.is_none() || is_error {
             dress(
                 app,
                 &edge,

@@ -1,6 +1,7 @@
 //! `serve`: listen, work the mail queue, sweep, and stop gracefully.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -201,7 +202,7 @@ fn admin_token(app: &App) -> Result<Secret<String>, String> {
     })
 }
 
-/// Says where everything is.
+/// Says where everything is. Nobody has to listen: a closed standard output (`| head -1`) is no reason to stop.
 fn greet(app: &App) {
     let config = &app.config;
     let origin = &config.server.public_origin;
@@ -211,28 +212,27 @@ fn greet(app: &App) {
         .iter()
         .map(ToString::to_string)
         .collect();
-    println!(
-        "CargoExtra Gateway {} serves {origin}",
-        env!("CARGO_PKG_VERSION")
-    );
-    println!("  listens    {}", listen.join(", "));
-    println!("  pages      {origin}/  {origin}/account/login");
-    println!("  API docs   {origin}/docs");
-    println!("  health     {origin}/healthz  {origin}/readyz");
-    println!("  metrics    http://{}/metrics", config.admin.listen);
-    match config.mail.transport {
+    let admin = config.admin.listen;
+    let mail = match config.mail.transport {
         MailTransport::Capture => {
-            println!(
-                "  mailbox    http://{}/dev/mailbox  (mail is captured, not sent)",
-                config.admin.listen
-            );
+            format!("mailbox    http://{admin}/dev/mailbox  (mail is captured, not sent)")
         }
-        MailTransport::File => println!(
-            "  mail       written to {}",
-            config.mail.directory.display()
-        ),
-        MailTransport::Smtp => println!("  mail       sent by SMTP"),
-    }
+        MailTransport::File => format!("mail       written to {}", config.mail.directory.display()),
+        MailTransport::Smtp => "mail       sent by SMTP".to_owned(),
+    };
+    let greeting = format!(
+        "CargoExtra Gateway {} serves {origin}
+  listens    {}
+  pages      {origin}/  {origin}/account/login
+  API docs   {origin}/docs
+  health     {origin}/healthz  {origin}/readyz
+  metrics    http://{admin}/metrics
+  {mail}
+",
+        env!("CARGO_PKG_VERSION"),
+        listen.join(", ")
+    );
+    let _ = std::io::stdout().write_all(greeting.as_bytes());
 }
 
 /// Turns true at SIGINT or SIGTERM.

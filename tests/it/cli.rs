@@ -28,7 +28,7 @@ async fn create(installed: &Installation, email: &str) {
 
 on_both! {
     async fn explain_says_who_decides(database) {
-        let mut installed = Installation::new(database).await;
+        let installed = Installation::new(database).await;
         let denied = installed.run(&["explain", "GET /.env", "--from", "203.0.113.9"], "").await;
         assert_eq!((denied.success, denied.out.as_str()), (true, "guard   builtin-scanner-paths decides: Deny, because path of a hidden file\ngoes to ourselves (404 if we have no such path)\n"));
         let passes = installed.run(&["explain", "GET /healthz", "-H", "user-agent: curl/8.5.0"], "").await;

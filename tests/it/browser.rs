@@ -41,6 +41,11 @@ async fn tabs_back_reload_too_late_and_no_cookies() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_codes_until_limited() {
+    play("limited.mjs").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_are_seen_and_ended() {
     play("sessions.mjs").await;
 }

@@ -1,4 +1,4 @@
-// Usage: NEW_PASSWORD=… dotnet run recover.cs http://localhost:9000 ada@example.com   (.NET 10; older: as Program.cs of a console project)
+// Usage: NEW_PASSWORD=… dotnet run recover.cs -- http://localhost:9000 ada@example.com   (.NET 10; older: as Program.cs of a console project)
 using System;
 using System.Collections.Generic;
 using System.Net.Http;

@@ -1,4 +1,5 @@
 // Usage: NEW_PASSWORD=… swift recover.swift http://localhost:9000 ada@example.com   (Swift 5.7 or newer)
+import Dispatch
 import Foundation
 #if canImport(FoundationNetworking)
 import FoundationNetworking
@@ -9,23 +10,27 @@ func fail(_ message: String) -> Never {
     exit(1)
 }
 
+final class Answer: @unchecked Sendable {
+    var status = 0
+    var body: [String: Any] = [:]
+}
+
 func call(_ base: String, _ name: String, _ fields: [String: String]) -> [String: Any] {
     var request = URLRequest(url: URL(string: "\(base)/api/v1/user/\(name)")!, timeoutInterval: 20)
     request.httpMethod = "POST"
     request.setValue("application/json", forHTTPHeaderField: "Content-Type")
     request.httpBody = try? JSONSerialization.data(withJSONObject: fields)
     let finished = DispatchSemaphore(value: 0)
-    var status = 0
-    var body: [String: Any] = [:]
+    let answer = Answer()
     URLSession.shared.dataTask(with: request) { data, response, _ in
-        status = (response as? HTTPURLResponse)?.statusCode ?? 0
+        answer.status = (response as? HTTPURLResponse)?.statusCode ?? 0
         let parsed = data.flatMap { try? JSONSerialization.jsonObject(with: $0) }
-        body = parsed as? [String: Any] ?? [:]
+        answer.body = parsed as? [String: Any] ?? [:]
         finished.signal()
     }.resume()
     finished.wait()
-    if status != 200 { fail(body["message"] as? String ?? "no answer") }
-    return body
+    if answer.status != 200 { fail(answer.body["message"] as? String ?? "no answer") }
+    return answer.body
 }
 
 guard CommandLine.arguments.count == 3, let password = ProcessInfo.processInfo.environment["NEW_PASSWORD"] else {

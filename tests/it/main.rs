@@ -6,6 +6,7 @@ mod attacks;
 mod browser;
 mod cli;
 mod contract;
+mod docs;
 mod downstream;
 mod flow;
 mod gate;

@@ -82,7 +82,8 @@ async fn ask(app: &App, tx: &mut Tx, client: &Client, canonical: &str) -> Result
     let address_hash = key.address_hash(canonical);
     let purpose = Purpose::Reset.name();
     let last = requests::take(tx, &address_hash, purpose, &key.id, now).await?;
-    let live = resets::live_of_address(tx, &address_hash, now).await?;
+    let uniform = app.config.accounts.disclosure == Disclosure::Uniform || client.page;
+    let live = resets::live_of_address(tx, &address_hash, uniform, now).await?;
     let full = live.len() as i64 >= settings.max_live;
     let free_at = if full {
         live[0]

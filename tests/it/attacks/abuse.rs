@@ -81,6 +81,27 @@ on_both! {
         }
     }
 
+    /// what an account's owner does with the codes does not show in what the next asker is told.
+    async fn a01_a_confirm_frees_no_place(database) {
+        let app = TestApp::with(database, uniform).await;
+        all_kinds(&app).await;
+        let mut told = Vec::new();
+        for email in ["known@example.com", "nobody@example.com"] {
+            for network in ["127.0.0.2", "127.0.0.3", "127.0.0.4"] {
+                app.caller().from(network).post("forgot-password", json!({ "email": email })).await;
+                app.advance(61_000);
+            }
+            app.deliver().await;
+            if let Some(mail) = app.mails(email).first() {
+                app.confirm(&crate::app::code_in(&mail.text)).await;
+            }
+            let fourth = app.caller().from("127.0.0.5").post("forgot-password", json!({ "email": email })).await;
+            told.push((fourth.body()["expiresIn"].clone(), fourth.body()["resendAfter"].clone()));
+        }
+        assert_eq!(told[0], told[1]);
+        assert_eq!(told[0], (json!(539), json!(417)));
+    }
+
     /// the texts of uniform mode, call by call.
     async fn a01_the_uniform_texts(database) {
         let app = TestApp::with(database, uniform).await;

@@ -140,6 +140,10 @@ where
             Poll::Ready(Some(Ok(frame))) => {
                 this.timer = None;
                 this.note(Upload::FLOWS);
+                // Of a body whose length is known, nobody asks for what comes after the last frame.
+                if this.body.is_end_stream() {
+                    this.conclude();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -149,9 +153,7 @@ where
             }
             Poll::Ready(None) => {
                 this.note(Upload::FLOWS);
-                if let Some((leased, ending)) = this.lease.take() {
-                    leased.finish(ending);
-                }
+                this.conclude();
                 Poll::Ready(None)
             }
             Poll::Pending => {
@@ -193,6 +195,13 @@ where
 }
 
 impl<B> Bounded<B> {
+    /// The body is through: its upstream's breaker hears how it answered.
+    fn conclude(&mut self) {
+        if let Some((leased, ending)) = self.lease.take() {
+            leased.finish(ending);
+        }
+    }
+
     fn report(&mut self, ending: Ending) {
         if let Some((leased, _)) = self.lease.take() {
             leased.finish(ending);

@@ -66,8 +66,8 @@ struct Passage {
     gate: GateHandle,
     /// The limits' word by network, for the answer's `RateLimit` fields.
     limit: Option<Outcome>,
-    /// The route's name, for the log.
-    route: Option<String>,
+    /// The route's place among the edge's, for metrics and log.
+    route: Option<usize>,
     /// Why the guard refused.
     why: Option<String>,
 }
@@ -209,7 +209,7 @@ impl Front {
             request.uri().path(),
         ) {
             Found::Route(route) => {
-                passage.route = Some(route.settings().name.clone());
+                passage.route = Some(route.index());
                 let forwarded = forward::forward(&self.app, edge, route, request, passage).await;
                 forwarded.unwrap_or_else(IntoResponse::into_response)
             }
@@ -242,19 +242,9 @@ impl Front {
     fn note(&self, edge: &Edge, passage: &Passage, status: u16, started: Millis) {
         let app = &*self.app;
         let millis = app.clock.now() - started;
-        let named = |name: &str| {
-            let index = edge
-                .routes
-                .all()
-                .iter()
-                .position(|route| route.settings().name == name)?;
-            Some(&edge.upstreams[index].metrics)
-        };
         let metrics = passage
             .route
-            .as_deref()
-            .and_then(named)
-            .unwrap_or(&self.own);
+            .map_or(&self.own, |route| &edge.upstreams[route].metrics);
         metrics.count(status, millis as f64 / 1000.0);
         app.access_log.write(|| {
             Line {
@@ -263,7 +253,9 @@ impl Front {
                 client: masked(passage.address),
                 method: passage.asked.method.as_str(),
                 path: &passage.asked.path,
-                route: passage.route.as_deref().unwrap_or("own"),
+                route: passage
+                    .route
+                    .map_or("own", |route| &edge.routes.all()[route].settings().name),
                 status,
                 why: passage.why.as_deref(),
                 millis,

@@ -27,7 +27,10 @@ pub async fn forward(
         Auth::None => Credential::None,
         Auth::Customer | Auth::Optional => cookies::credential(request.headers()),
     };
-    let caller = match (route.settings().auth, authenticate(app, &credential).await) {
+    let caller = match (
+        route.settings().auth,
+        authenticate_passing(app, &credential).await,
+    ) {
         (_, Ok(caller)) => Some(caller),
         (Auth::None | Auth::Optional, Err(Error::Unauthorized)) => None,
         (_, Err(error)) => return Err(error),
@@ -49,10 +52,6 @@ pub async fn forward(
     };
     let upstreams = &edge.upstreams[route.index()];
     proxy::forward(upstreams, route, &app.clock, request, context).await
-}
-
-async fn authenticate(app: &App, credential: &Credential) -> Result<SignedIn, Error> {
-    authenticate_passing(app, credential).await
 }
 
 fn identity(app: &App, route: &Route, caller: &SignedIn) -> Identity {

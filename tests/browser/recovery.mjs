@@ -4,7 +4,11 @@ import { NEW_PASSWORD, PASSWORD, assert, at, done, forgot, heading, look, mailbo
 const email = 'ada.lovelace@example.com';
 const context = await visitor();
 const page = await context.newPage();
-const focused = () => page.evaluate(() => document.activeElement.id);
+// A page's own focus comes with its first rendering, which may be after it has loaded.
+const focused = async () => {
+  await page.waitForFunction(() => document.activeElement.id !== '').catch(() => {});
+  return page.evaluate(() => document.activeElement.id);
+};
 
 // The start page shows the way to everything, the mailbox included.
 await page.goto(`${origin}/`);

@@ -71,7 +71,13 @@ impl App {
             metrics.clone(),
         );
         let counters = Counters::new(config.edge.limits.max_keys, random.bytes());
-        let edge = Edge::compile(&config.edge, Arc::new(counters), &metrics, None);
+        let edge = Edge::compile(
+            &config.edge,
+            Arc::new(counters),
+            &metrics,
+            config.cores(),
+            None,
+        );
         let access_log = AccessLog::open(&config.telemetry.access_log)?;
         let node = random.id(clock.now());
         let mail_queued = tokio::sync::Notify::new();
@@ -98,7 +104,13 @@ impl App {
     pub fn reload(&self, settings: &crate::config::edge::Edge) {
         let old = self.edge.load();
         let counters = old.limits.counters().clone();
-        let new = Edge::compile(settings, counters, &self.metrics, Some(&old));
+        let new = Edge::compile(
+            settings,
+            counters,
+            &self.metrics,
+            self.config.cores(),
+            Some(&old),
+        );
         self.edge.store(Arc::new(new));
     }
 

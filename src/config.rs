@@ -363,6 +363,11 @@ impl Config {
         check::refuses_to_serve(self)
     }
 
+    /// How many cores serve.
+    pub fn cores(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+
     /// Whether people reach us only on this machine.
     pub fn public_origin_is_loopback(&self) -> bool {
         check::is_loopback_origin(&self.server.public_origin)

@@ -42,6 +42,7 @@ impl Edge {
         settings: &config::edge::Edge,
         counters: Arc<Counters>,
         metrics: &Metrics,
+        cores: usize,
         before: Option<&Self>,
     ) -> Self {
         let kept = |route: &config::edge::routes::RouteSettings| {
@@ -57,10 +58,9 @@ impl Edge {
                 .find(|(old, _)| *old == route)
                 .map(|(_, upstreams)| upstreams.clone())
         };
-        let upstreams = settings
-            .routes
-            .iter()
-            .map(|route| kept(route).unwrap_or_else(|| Arc::new(Upstreams::new(route, metrics))));
+        let upstreams = settings.routes.iter().map(|route| {
+            kept(route).unwrap_or_else(|| Arc::new(Upstreams::new(route, metrics, cores)))
+        });
         Self {
             guard: Guard::compile(&settings.guard),
             limits: Limits::compile(&settings.limits, counters),

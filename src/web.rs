@@ -53,6 +53,7 @@ pub struct Front {
     pub app: Arc<App>,
     pages: Arc<Pages>,
     router: Router,
+    assertions: forward::Assertions,
     /// Counters of what is ours, and of what no route took.
     own: RouteMetrics,
 }
@@ -60,8 +61,10 @@ pub struct Front {
 /// Who a request comes from, and what becomes of it on the way through the stack.
 struct Passage {
     request_id: String,
-    client: Client,
     address: IpAddr,
+    network: Network,
+    /// It carried forwarding headers that nobody vouches for.
+    forwarded: bool,
     asked: Asked,
     gate: GateHandle,
     /// The limits' word by network, for the answer's `RateLimit` fields.
@@ -77,10 +80,12 @@ impl Front {
         let pages = Arc::new(Pages::new(app.clone()));
         let router = router(app.clone(), &pages);
         let own = app.metrics.route("own");
+        let assertions = forward::Assertions::new(app.config.cores());
         Self {
             app,
             pages,
             router,
+            assertions,
             own,
         }
     }
@@ -133,7 +138,7 @@ impl Front {
         passage.asked = Asked::of(request);
         let app = &*self.app;
         self.guard(edge, request, passage)?;
-        let network = Network::from(passage.address);
+        let network = passage.network;
         passage.limit = Some(limits::charge(
             app,
             edge,
@@ -210,7 +215,9 @@ impl Front {
         ) {
             Found::Route(route) => {
                 passage.route = Some(route.index());
-                let forwarded = forward::forward(&self.app, edge, route, request, passage).await;
+                let forwarded =
+                    forward::forward(&self.app, &self.assertions, edge, route, request, passage)
+                        .await;
                 forwarded.unwrap_or_else(IntoResponse::into_response)
             }
             Found::MethodNotAllowed(prefix) => {
@@ -221,8 +228,10 @@ impl Front {
                 refused
             }
             Found::Nothing => {
-                request.extensions_mut().insert(passage.client.clone());
-                self.route(request).await
+                let client = client(passage, request.headers());
+                request.extensions_mut().insert(client);
+                // Apart, so that a request that only passes through does not carry the room for a handler along.
+                Box::pin(self.route(request)).await
             }
         }
     }
@@ -252,7 +261,7 @@ impl Front {
                 request: &passage.request_id,
                 client: masked(passage.address),
                 method: passage.asked.method.as_str(),
-                path: &passage.asked.path,
+                path: passage.asked.path(),
                 route: passage
                     .route
                     .map_or("own", |route| &edge.routes.all()[route].settings().name),
@@ -295,36 +304,35 @@ fn identify(app: &App, connection: Connection, request: &mut Request<Body>) -> P
     let forwarded = !trusted && client_ip::carries_forwarding(headers);
     let address = client_ip::resolve(source, &config.trusted_proxies, peer, headers);
     client_ip::strip(headers, source);
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
-    let network = Network::from(address);
-    // Ours, whatever the client sent: an id that a stranger chooses would let him write into our log.
-    let request_id = app.id();
-    let client = Client {
-        network: network.to_string(),
-        loopback: network.is_loopback(),
+    Passage {
+        // Ours, whatever the client sent: an id that a stranger chooses would let him write into our log.
+        request_id: app.id(),
+        address,
+        network: Network::from(address),
         forwarded,
-        user_agent: text(header::USER_AGENT).unwrap_or_default().to_owned(),
+        asked,
+        gate: connection.gate,
+        limit: None,
+        route: None,
+        why: None,
+    }
+}
+
+/// Who calls, as the flows of our own calls want to know it.
+fn client(passage: &Passage, headers: &HeaderMap) -> Client {
+    let agent = headers.get(header::USER_AGENT);
+    let agent = agent.and_then(|value| value.to_str().ok());
+    Client {
+        network: passage.network.to_string(),
+        loopback: passage.network.is_loopback(),
+        forwarded: passage.forwarded,
+        user_agent: agent.unwrap_or_default().to_owned(),
         device: match session::cookie(headers, session::DEVICE) {
             session::Sent::Once(value) => Some(value.to_owned()),
             _ => None,
         },
-        request_id: request_id.clone(),
+        request_id: passage.request_id.clone(),
         page: false,
-    };
-    let (gate, limit, route, why) = (connection.gate, None, None, None);
-    Passage {
-        request_id,
-        client,
-        address,
-        asked,
-        gate,
-        limit,
-        route,
-        why,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Sessions: a row that is looked up, a secret in a cookie, a signed token that names the row.
 
+use std::sync::Arc;
+
 use super::{Client, audit};
 use crate::app::App;
 use crate::clock::Millis;
@@ -25,8 +27,8 @@ pub enum Credential {
 /// A caller who is signed in.
 #[derive(Clone, Debug)]
 pub struct SignedIn {
-    pub account: Account,
-    pub session: Session,
+    pub account: Arc<Account>,
+    pub session: Arc<Session>,
 }
 
 /// A session that has just begun.
@@ -143,6 +145,7 @@ pub async fn authenticate(app: &App, credential: &Credential) -> Result<SignedIn
         .ok_or(Error::Unauthorized)?;
     drop(tx);
     touch(app, &session, now).await?;
+    let (account, session) = (Arc::new(account), Arc::new(session));
     Ok(SignedIn { account, session })
 }
 

@@ -74,7 +74,7 @@ fn prospect(config: &Config, request: &Request) -> Result<Prospect, String> {
     let target = normalize(target).map_err(|why| format!("answered 400 before any rule: {why}"))?;
     let headers = headers(&request.headers)?;
     let counters = Arc::new(Counters::new(KEYS, [0; 16]));
-    let edge = Edge::compile(&config.edge, counters, &Metrics::default(), None);
+    let edge = Edge::compile(&config.edge, counters, &Metrics::default(), 1, None);
     let text = |name| {
         headers
             .get(name)

@@ -147,6 +147,7 @@ async fn check_health(app: Arc<App>, mut stop: Stop) {
         }
         let (edge, now) = (app.edge.load_full(), app.clock.now());
         for (route, upstreams) in edge.routes.all().iter().zip(&edge.upstreams) {
+            upstreams.drop_idle();
             let Some(health) = route.settings().health.clone() else {
                 continue;
             };

@@ -11,6 +11,7 @@ use serde::Deserialize;
 pub mod guard;
 pub mod limits;
 pub mod routes;
+pub mod upstream_tls;
 
 /// The edge's sections as they stand in the file.
 #[derive(Clone, Debug, Default, Deserialize)]

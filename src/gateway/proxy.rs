@@ -1,59 +1,49 @@
 //! Forwarding: one request to one of a route's upstreams, streamed both ways, bounded in time, and told to the breaker however it ends.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::uri::{PathAndQuery, Scheme, Uri};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
 
-use super::balance::{Group, Lease};
-use super::breaker::{Ending, Policy};
+use super::breaker::Ending;
 use super::gate::GateHandle;
 use super::route::Route;
-use crate::clock::{Clock, Millis};
-use crate::config::edge::routes::{Protocol, RouteSettings};
+use crate::clock::Clock;
+use crate::config::edge::routes::RouteSettings;
 use crate::error::Error;
-use crate::metrics::{Metrics, RouteMetrics};
 
+mod answer;
+mod connect;
 mod headers;
+mod http1;
 mod stream;
+mod upstreams;
 
-pub use headers::Identity;
+use answer::Asked;
+use connect::Stream;
+pub use headers::{Identity, Told};
+use http1::{Failure, Sent};
 pub use stream::Ended;
-use stream::Upload;
+use stream::{Bounds, Upload};
+pub use upstreams::Upstreams;
+use upstreams::{Leased, at};
 
-/// Idle connections to upstreams are dropped after so long: sooner than common servers drop them (5 s and up), so that a request rarely
-/// meets a connection that is just being closed (hyper #2136).
-const POOL_IDLE: Duration = Duration::from_secs(4);
-/// Of every request, so much of a retry is saved up …
-const RETRY_SHARE: f64 = 0.2;
-/// … to at most so many retries at once (Envoy's retry budget: 20 %, at least 3).
-const RETRY_MOST: f64 = 3.0;
-
-/// The upstreams of one route, with what is known of their health.
-pub struct Upstreams {
-    uris: Vec<Uri>,
-    group: Mutex<Group>,
-    client: Client<HttpConnector, Body>,
-    retries: Mutex<f64>,
-    pub metrics: RouteMetrics,
-}
-
-/// What is told to a downstream service about a request.
+/// What is told to a downstream service about a request, and how it is watched.
 #[derive(Debug)]
 pub struct Context<'a> {
     pub client: IpAddr,
     pub request_id: &'a str,
     /// W3C trace context, made by us.
-    pub traceparent: String,
+    pub traceparent: &'a str,
     /// `http` or `https`, as the client sees us.
     pub scheme: &'static str,
-    pub identity: Option<Identity>,
+    pub identity: Option<Told>,
     /// The request's `Authorization` was a token of ours.
     pub consumed_authorization: bool,
     /// 502 and 504 instead of the published 500.
@@ -64,133 +54,28 @@ pub struct Context<'a> {
     pub ended: Option<Ended>,
 }
 
-impl Upstreams {
-    pub fn new(route: &RouteSettings, metrics: &Metrics) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(Duration::from_millis(route.timeouts.connect_ms)));
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(route.max_connections as usize)
-            .http2_only(route.protocol == Protocol::H2c)
-            .build(connector);
-        Self {
-            uris: route
-                .upstreams
-                .iter()
-                .map(|upstream| upstream.url.clone())
-                .collect(),
-            // With one upstream there is nothing to fail over to, but waiting for a dead one's time-out helps nobody either.
-            group: Mutex::new(Group::new(route, Policy::default(), false)),
-            client,
-            retries: Mutex::new(RETRY_MOST),
-            metrics: metrics.route(&route.name),
-        }
-    }
-
-    /// Requests under way, breaker open, and healthy by active checks, for each upstream.
-    pub fn status(&self, now: Millis) -> Vec<(String, u32, bool, bool)> {
-        let group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
-        let states = group.status(now as u64);
-        let told = self
-            .uris
-            .iter()
-            .zip(states)
-            .map(|(uri, (under_way, state, up))| {
-                (
-                    uri.to_string(),
-                    under_way,
-                    state == super::breaker::State::Open,
-                    up,
-                )
-            });
-        told.collect()
-    }
-
-    fn pick(self: &Arc<Self>, clock: &Arc<Clock>, not: Option<usize>) -> Option<Leased> {
-        let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
-        let lease = group.pick(clock.now() as u64, not).ok()?;
-        let member = lease.member();
-        Some(Leased {
-            upstreams: self.clone(),
-            clock: clock.clone(),
-            lease: Some(lease),
-            member,
-        })
-    }
-
-    /// Every request saves up; a retry must be paid for, so that a struggling service is not hit twice as hard.
-    fn save_up(&self) {
-        let mut saved = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
-        *saved = (*saved + RETRY_SHARE).min(RETRY_MOST);
-    }
-
-    fn pay_for_retry(&self) -> bool {
-        let mut saved = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
-        let can = *saved >= 1.0;
-        if can {
-            *saved -= 1.0;
-        }
-        can
-    }
-
-    /// Asks each upstream's health path once.
-    pub async fn check_health(&self, health: &crate::config::edge::routes::Health) {
-        for (member, base) in self.uris.iter().enumerate() {
-            let uri = at(base, &health.path, None);
-            let request = Request::get(uri)
-                .body(Body::empty())
-                .expect("a checked URI");
-            let limit = Duration::from_millis(health.timeout_ms);
-            let answered = tokio::time::timeout(limit, self.client.request(request)).await;
-            let good = matches!(answered, Ok(Ok(answer)) if answer.status().is_success());
-            let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
-            if group.note_health(member, good) {
-                tracing::warn!(upstream = %base, healthy = good, "an upstream's health has changed");
-            }
-        }
-    }
+/// A request as each try sends it.
+struct Plan<'a> {
+    method: &'a Method,
+    path: Cow<'a, str>,
+    query: Option<&'a str>,
+    headers: &'a HeaderMap,
+    upgrade: Option<HeaderValue>,
+    framing: Sent,
+    upload: &'a Upload,
+    context: &'a Context<'a>,
 }
 
-impl std::fmt::Debug for Upstreams {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Upstreams")
-            .field("uris", &self.uris)
-            .finish_non_exhaustive()
-    }
+/// What a try brought.
+struct Answered {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: AnswerBody,
 }
 
-/// One request's leave to go to one upstream. However it ends, and if it is just dropped, the breaker hears of it.
-pub struct Leased {
-    upstreams: Arc<Upstreams>,
-    clock: Arc<Clock>,
-    lease: Option<Lease>,
-    member: usize,
-}
-
-impl Leased {
-    fn finish(mut self, ending: Ending) {
-        self.report(ending);
-    }
-
-    fn report(&mut self, ending: Ending) {
-        if let Some(lease) = self.lease.take() {
-            let mut group = self
-                .upstreams
-                .group
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            group.finish(lease, ending, self.clock.now() as u64);
-        }
-    }
-}
-
-impl Drop for Leased {
-    fn drop(&mut self) {
-        // The client went away, most likely: nothing was learnt about the upstream.
-        self.report(Ending::Unknown);
-    }
+enum AnswerBody {
+    Http1(http1::Incoming),
+    Http2(hyper::body::Incoming),
 }
 
 /// Forwards a request whose path is in its normal form.
@@ -208,62 +93,61 @@ pub async fn forward(
     let settings = route.settings();
     let upgrade = headers::upgrade(request.method(), request.headers(), request.version());
     let client_upgrade = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let (mut parts, body) = request.into_parts();
-    headers::towards_downstream(&mut parts.headers, &context, upgrade.as_ref());
-    let path = route.upstream_path(parts.uri.path()).into_owned();
-    let query = parts.uri.query().map(str::to_owned);
-    let replayable = is_idempotent(&parts.method) && http_body::Body::is_end_stream(&body);
-    upstreams.save_up();
+    let (parts, body) = request.into_parts();
+    let bounds = Bounds::of(settings, &context);
     let upload = Upload::default();
-    let mut body = Some(stream::idle_bounded(
-        body,
-        settings.timeouts.idle_ms,
-        context.ended.clone(),
-        upload.clone(),
-    ));
-    let mut failed: Option<usize> = None;
+    let (mut body, framing) = outgoing(&parts.headers, body, &bounds, &upload);
+    let plan = Plan {
+        method: &parts.method,
+        path: route.upstream_path(parts.uri.path()),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+        upgrade,
+        framing,
+        upload: &upload,
+        context: &context,
+    };
+    let replayable = is_idempotent(plan.method) && body.is_none();
+    upstreams.save_up();
+    let (mut failed, mut fresh) = (None, false);
     loop {
-        let unavailable = Error::DownstreamUnavailable {
-            precise: context.precise,
-        };
         let Some(leased) = upstreams.pick(clock, failed) else {
-            return Err(unavailable);
+            return Err(Error::DownstreamUnavailable {
+                precise: context.precise,
+            });
         };
         let member = leased.member;
-        let mut attempt = Request::new(body.take().unwrap_or_default());
-        *attempt.method_mut() = parts.method.clone();
-        *attempt.uri_mut() = at(&upstreams.uris[member], &path, query.as_deref());
-        *attempt.headers_mut() = parts.headers.clone();
-        let limit = Duration::from_millis(settings.timeouts.response_ms);
-        match tokio::time::timeout(limit, upstreams.client.request(attempt)).await {
-            Ok(Ok(answer)) => {
-                return answered(answer, leased, client_upgrade, settings, &context);
-            }
-            Err(_) if upload.is_awaited() => {
-                leased.finish(Ending::Unknown);
-                return Err(Error::RequestTimeout);
-            }
-            Err(_) => {
-                leased.finish(Ending::Failure);
-                return Err(Error::DownstreamTimeout {
-                    precise: context.precise,
-                });
-            }
-            Ok(Err(error)) => {
-                // What a client does must not count against the upstream: five of it would shut everybody out.
-                if let Some(fault) = upload.fault() {
-                    leased.finish(Ending::Unknown);
-                    return Err(fault);
-                }
-                leased.finish(Ending::Failure);
-                tracing::warn!(route = settings.name, upstream = %upstreams.uris[member], request = context.request_id, error = %causes(&error), "a downstream service failed");
-                let again = replayable && failed.is_none() && settings.retries > 0;
-                if !again || !upstreams.pay_for_retry() {
-                    return Err(unavailable);
-                }
-                failed = Some(member);
-            }
+        let limit = bounds.for_answer(settings);
+        let failure = match send(upstreams, member, &plan, &mut body, (limit, fresh)).await {
+            Ok(answered) => return deliver(answered, leased, client_upgrade, &bounds, &context),
+            Err(failure) => failure,
+        };
+        // What a client does must not count against the upstream: five of it would shut everybody out.
+        if let Some(fault) = upload.fault() {
+            leased.finish(Ending::Unknown);
+            return Err(fault);
         }
+        if matches!(failure, Failure::Stale) && replayable && !fresh {
+            // Nobody's failure: kept connections end at some time.
+            leased.finish(Ending::Unknown);
+            fresh = true;
+            continue;
+        }
+        leased.finish(Ending::Failure);
+        tell(&failure, upstreams, member, settings, &context);
+        if matches!(failure, Failure::Timeout) {
+            return Err(Error::DownstreamTimeout {
+                precise: context.precise,
+            });
+        }
+        // What has not left may be sent elsewhere, whatever it is.
+        let again = replayable || matches!(failure, Failure::Connect(_));
+        if !again || failed.is_some() || settings.retries == 0 || !upstreams.pay_for_retry() {
+            return Err(Error::DownstreamUnavailable {
+                precise: context.precise,
+            });
+        }
+        failed = Some(member);
     }
 }
 
@@ -275,25 +159,165 @@ fn is_idempotent(method: &Method) -> bool {
     )
 }
 
+/// A client's body as it is sent, and how it is framed: none if the request has none.
+fn outgoing(
+    headers: &HeaderMap,
+    body: Body,
+    bounds: &Bounds,
+    upload: &Upload,
+) -> (Option<Body>, Sent) {
+    if http_body::Body::is_end_stream(&body) {
+        return (None, Sent::Length(0));
+    }
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
+    let framing = length.map_or(Sent::Chunked, Sent::Length);
+    (Some(stream::upload(body, bounds, upload.clone())), framing)
+}
+
+async fn send(
+    upstreams: &Arc<Upstreams>,
+    member: usize,
+    plan: &Plan<'_>,
+    body: &mut Option<Body>,
+    (limit, fresh): (Duration, bool),
+) -> Result<Answered, Failure> {
+    if upstreams.http2().is_some() {
+        return send_http2(upstreams, member, plan, body, limit).await;
+    }
+    let mut conn = upstreams
+        .connection(member, fresh)
+        .await
+        .map_err(Failure::Connect)?;
+    plan.write_head(upstreams.authority(member), conn.head());
+    let asked = Asked {
+        head: *plan.method == Method::HEAD,
+        upgrade: plan.upgrade.is_some(),
+    };
+    let place = upstreams.place(member);
+    let (head, incoming) = conn
+        .exchange(body.take(), plan.framing, asked, limit, Some(place))
+        .await?;
+    Ok(Answered {
+        status: head.status,
+        headers: head.headers,
+        body: AnswerBody::Http1(incoming),
+    })
+}
+
+impl Plan<'_> {
+    /// Writes the head in HTTP/1.1, with its empty line.
+    fn write_head(&self, authority: &str, out: &mut BytesMut) {
+        let mut line = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+        line(&[self.method.as_str().as_bytes(), b" ", self.path.as_bytes()]);
+        if let Some(query) = self.query {
+            line(&[b"?", query.as_bytes()]);
+        }
+        line(&[b" HTTP/1.1\r\nhost: ", authority.as_bytes(), b"\r\n"]);
+        headers::towards_downstream(self.headers, self.context, |name, value| {
+            line(&[name.as_bytes(), b": ", value, b"\r\n"]);
+        });
+        match self.framing {
+            Sent::Chunked => line(&[b"transfer-encoding: chunked\r\n"]),
+            // A body of no bytes is told only by who told us: to some servers, a length on a GET is odd.
+            Sent::Length(0) if !self.headers.contains_key(header::CONTENT_LENGTH) => {}
+            Sent::Length(length) => line(&[format!("content-length: {length}\r\n").as_bytes()]),
+        }
+        if let Some(protocol) = &self.upgrade {
+            line(&[
+                b"connection: upgrade\r\nupgrade: ",
+                protocol.as_bytes(),
+                b"\r\n",
+            ]);
+        }
+        line(&[b"\r\n"]);
+    }
+
+    /// The same as fields of HTTP/2.
+    fn fields(&self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.headers.len() + 8);
+        headers::towards_downstream(self.headers, self.context, |name, value| {
+            let pair = (
+                HeaderName::from_bytes(name.as_bytes()),
+                HeaderValue::from_bytes(value),
+            );
+            if let (Ok(name), Ok(value)) = pair {
+                map.append(name, value);
+            }
+        });
+        if let Some(length) = self.headers.get(header::CONTENT_LENGTH) {
+            map.insert(header::CONTENT_LENGTH, length.clone());
+        }
+        // gRPC servers answer in trailers only to who says that he takes them.
+        let te = self
+            .headers
+            .get(header::TE)
+            .map(HeaderValue::as_bytes)
+            .unwrap_or_default();
+        if te
+            .split(|byte| *byte == b',')
+            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        {
+            map.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        map
+    }
+}
+
+async fn send_http2(
+    upstreams: &Arc<Upstreams>,
+    member: usize,
+    plan: &Plan<'_>,
+    body: &mut Option<Body>,
+    limit: Duration,
+) -> Result<Answered, Failure> {
+    let client = upstreams.http2().expect("asked by the caller");
+    let mut request = Request::new(body.take().unwrap_or_default());
+    *request.method_mut() = plan.method.clone();
+    *request.uri_mut() = at(upstreams.url(member), &plan.path, plan.query);
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = plan.fields();
+    let mut answer = std::pin::pin!(client.request(request));
+    let answer = loop {
+        let frames = plan.upload.frames();
+        match tokio::time::timeout(limit, &mut answer).await {
+            Ok(answer) => break answer,
+            // While the client still sends, the upstream owes nothing.
+            Err(_) if plan.upload.is_awaited() || plan.upload.frames() != frames => {}
+            Err(_) => return Err(Failure::Timeout),
+        }
+    };
+    let (mut parts, body) = answer.map_err(Failure::Protocol)?.into_parts();
+    headers::sift_answer(&mut parts.headers);
+    Ok(Answered {
+        status: parts.status,
+        headers: parts.headers,
+        body: AnswerBody::Http2(body),
+    })
+}
+
 /// The answer as the client gets it; the lease lives as long as its body.
-fn answered(
-    mut answer: Response<hyper::body::Incoming>,
+fn deliver(
+    answered: Answered,
     leased: Leased,
     client_upgrade: Option<hyper::upgrade::OnUpgrade>,
-    settings: &RouteSettings,
+    bounds: &Bounds,
     context: &Context<'_>,
 ) -> Result<Response<Body>, Error> {
-    let switching = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if switching {
-        return match (client_upgrade, &context.gate) {
+    let Answered {
+        status,
+        mut headers,
+        body,
+    } = answered;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let switched = switched(body).zip(client_upgrade);
+        return match (switched, &context.gate) {
             // Only now may the client's bytes pass unread.
-            (Some(client), Some(gate)) if gate.transparent() => {
-                let downstream = hyper::upgrade::on(&mut answer);
-                let idle = Duration::from_millis(settings.timeouts.idle_ms);
-                let ended = context.ended.clone();
-                tokio::spawn(stream::tunnel(client, downstream, idle, ended, leased));
-                headers::towards_client(answer.headers_mut(), true);
-                Ok(answer.map(|_| Body::empty()))
+            (Some((downstream, client)), Some(gate)) if gate.transparent() => {
+                tokio::spawn(stream::tunnel(client, downstream, bounds.clone(), leased));
+                headers::put_via(&mut headers);
+                Ok(response(status, headers, Body::empty()))
             }
             _ => {
                 // A switch that nobody asked for (CVE-2026-2833): never pass it on.
@@ -304,46 +328,71 @@ fn answered(
             }
         };
     }
-    headers::towards_client(answer.headers_mut(), false);
-    *answer.version_mut() = Version::HTTP_11;
-    let unwell = matches!(answer.status().as_u16(), 502..=504);
+    headers::put_via(&mut headers);
+    let unwell = matches!(status.as_u16(), 502..=504);
     let ending = if unwell {
         Ending::Failure
     } else {
         Ending::Success
     };
-    let idle = settings.timeouts.idle_ms;
-    Ok(answer.map(|body| stream::answer_body(body, idle, context.ended.clone(), leased, ending)))
-}
-
-/// A URI at an upstream. The path was normalised, and the query goes as it came.
-fn at(base: &Uri, path: &str, query: Option<&str>) -> Uri {
-    let target = match query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
+    let body = match body {
+        AnswerBody::Http1(mut incoming) => match incoming.take_whole() {
+            Some(whole) => {
+                leased.finish(ending);
+                Body::from(whole)
+            }
+            None => stream::answer(incoming, bounds, leased, ending),
+        },
+        AnswerBody::Http2(incoming) => stream::answer(incoming, bounds, leased, ending),
     };
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(base.scheme().cloned().unwrap_or(Scheme::HTTP));
-    parts.authority = base.authority().cloned();
-    parts.path_and_query = PathAndQuery::try_from(target).ok();
-    Uri::from_parts(parts).unwrap_or_else(|_| base.clone())
+    Ok(response(status, headers, body))
 }
 
-/// An error with what is behind it, for the log.
-fn causes(error: &ClientError) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
+fn switched(body: AnswerBody) -> Option<(Stream, Bytes)> {
+    match body {
+        AnswerBody::Http1(incoming) => incoming.into_switched(),
+        AnswerBody::Http2(_) => None,
     }
-    text
 }
 
-/// Whether a request has a body at all, from its head.
-pub fn announces_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::TRANSFER_ENCODING)
-        || headers
-            .get(header::CONTENT_LENGTH)
-            .is_some_and(|length| length != "0")
+fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Says in the log what the client is not told.
+fn tell(
+    failure: &Failure,
+    upstreams: &Upstreams,
+    member: usize,
+    settings: &RouteSettings,
+    context: &Context<'_>,
+) {
+    let upstream = upstreams.url(member);
+    let why = failure.to_string();
+    tracing::warn!(route = settings.name, %upstream, request = context.request_id, error = why, "a downstream service failed");
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connect(error) => write!(out, "it can't be reached: {error}"),
+            Self::Stale => out.write_str("it closed a kept connection"),
+            Self::Broken(error) => write!(out, "it broke off: {error}"),
+            Self::Malformed(malformed) => write!(out, "{malformed}"),
+            Self::Protocol(error) => {
+                write!(out, "{error}")?;
+                let mut next = std::error::Error::source(error);
+                while let Some(cause) = next {
+                    write!(out, ": {cause}")?;
+                    next = cause.source();
+                }
+                Ok(())
+            }
+            Self::Timeout => out.write_str("it did not answer in time"),
+            Self::Client => out.write_str("the client's body broke off"),
+        }
+    }
 }

@@ -3,8 +3,7 @@
 //! A session ended by this process is forgotten at once; one ended by another node within `FRESH`.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::accounts::Account;
 use super::sessions::Session;
@@ -22,12 +21,12 @@ pub struct SessionCache(Mutex<Inner>);
 struct Inner {
     /// Rises whenever something ends: a look-up that began before must not be remembered after.
     generation: u64,
-    found: HashMap<[u8; 32], (Millis, Account, Session)>,
+    found: HashMap<[u8; 32], (Millis, Arc<Account>, Arc<Session>)>,
 }
 
 impl SessionCache {
     /// What was found for a credential (by its digest) a moment ago.
-    pub fn get(&self, digest: &[u8; 32], now: Millis) -> Option<(Account, Session)> {
+    pub fn get(&self, digest: &[u8; 32], now: Millis) -> Option<(Arc<Account>, Arc<Session>)> {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, account, session) = inner.found.get(digest)?;
         (now - at < FRESH).then(|| (account.clone(), session.clone()))
@@ -46,8 +45,8 @@ impl SessionCache {
         generation: u64,
         digest: [u8; 32],
         now: Millis,
-        account: &Account,
-        session: &Session,
+        account: &Arc<Account>,
+        session: &Arc<Session>,
     ) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.generation != generation {

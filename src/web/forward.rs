@@ -1,6 +1,7 @@
 //! A request for a downstream service: who is signed in, may they pass, and what the service is told.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use axum::response::Response;
@@ -9,15 +10,74 @@ use http::Request;
 use super::{Passage, limits, session as cookies};
 use crate::accounts::session::{Credential, SignedIn, authenticate_passing, until_ended};
 use crate::app::App;
+use crate::clock::Millis;
 use crate::config::edge::routes::{Auth, DownstreamErrors};
 use crate::error::Error;
 use crate::gateway::Edge;
-use crate::gateway::proxy::{self, Context, Ended, Identity};
+use crate::gateway::proxy::{self, Context, Ended, Identity, Told};
 use crate::gateway::route::Route;
+use crate::{cores, random};
+
+/// How long one assertion is told again: it is good for 60 s, and a service should have most of that left.
+const TOLD_AGAIN: Millis = 10_000;
+/// Assertions kept by one core; beyond it all are forgotten, which costs each one signature.
+const MOST_TOLD: usize = 10_000;
+
+/// Assertions that were made a moment ago: signing one costs more than all the rest of a request. One map for each core.
+#[derive(Debug)]
+pub struct Assertions(Box<[Mutex<Kept>]>);
+
+/// By session and route.
+type Kept = HashMap<(usize, usize), Made>;
+
+#[derive(Debug)]
+struct Made {
+    /// The very look-up that it was made from: a later one may have found another address. (And while it is held here, no other can
+    /// have its place in memory, which is the key.)
+    caller: SignedIn,
+    audience: String,
+    at: Millis,
+    told: Told,
+}
+
+impl Assertions {
+    pub fn new(cores: usize) -> Self {
+        Self((0..cores.max(1)).map(|_| Mutex::default()).collect())
+    }
+
+    /// What a route's service is told of a caller.
+    fn identity(&self, app: &App, route: &Route, caller: &SignedIn) -> Told {
+        let now = app.clock.now();
+        let key = (Arc::as_ptr(&caller.session).addr(), route.index());
+        let audience = &route.settings().name;
+        let kept = &self.0[cores::current() % self.0.len()];
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = kept.get(&key)
+            && Arc::ptr_eq(&made.caller.session, &caller.session)
+            && made.audience == *audience
+            && now - made.at < TOLD_AGAIN
+        {
+            return made.told.clone();
+        }
+        if kept.len() >= MOST_TOLD {
+            kept.clear();
+        }
+        let told = Arc::new(identity(app, audience, caller, now));
+        let made = Made {
+            caller: caller.clone(),
+            audience: audience.clone(),
+            at: now,
+            told: told.clone(),
+        };
+        kept.insert(key, made);
+        told
+    }
+}
 
 /// Forwards a request along a route.
 pub async fn forward(
     app: &Arc<App>,
+    assertions: &Assertions,
     edge: &Edge,
     route: &Route,
     request: Request<Body>,
@@ -42,9 +102,11 @@ pub async fn forward(
     let context = Context {
         client: passage.address,
         request_id: &passage.request_id,
-        traceparent: traceparent(app),
+        traceparent: &traceparent(app),
         scheme: if https { "https" } else { "http" },
-        identity: caller.as_ref().map(|caller| identity(app, route, caller)),
+        identity: caller
+            .as_ref()
+            .map(|caller| assertions.identity(app, route, caller)),
         consumed_authorization: caller.is_some() && matches!(credential, Credential::Bearer(_)),
         precise: app.config.gateway.downstream_errors == DownstreamErrors::Precise,
         gate: Some(passage.gate.clone()),
@@ -54,10 +116,8 @@ pub async fn forward(
     proxy::forward(upstreams, route, &app.clock, request, context).await
 }
 
-fn identity(app: &App, route: &Route, caller: &SignedIn) -> Identity {
+fn identity(app: &App, audience: &str, caller: &SignedIn, now: Millis) -> Identity {
     let (account, session) = (&caller.account, &caller.session);
-    let now = app.clock.now();
-    let audience = &route.settings().name;
     Identity {
         account_id: account.id.clone(),
         email: account.email.clone(),
@@ -78,11 +138,7 @@ fn ended(app: &Arc<App>, credential: Credential) -> Ended {
 /// W3C Trace Context, level 1: a trace of our own, sampled.
 fn traceparent(app: &App) -> String {
     let ids: [u8; 24] = app.random.bytes();
-    let hex = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    };
-    format!("00-{}-{}-01", hex(&ids[..16]), hex(&ids[16..]))
+    let hex = random::hex(&ids);
+    let (trace, span) = hex.split_at(32);
+    ["00-", trace, "-", span, "-01"].concat()
 }

@@ -1,7 +1,7 @@
 //! Limits that need more than the network: by session and account once a token is checked, by address once a body is parsed.
 
 use axum::extract::OriginalUri;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, Uri};
 
 use crate::accounts::session::SignedIn;
 use crate::app::App;
@@ -14,7 +14,7 @@ use crate::gateway::limit::{Key, Outcome};
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub method: Method,
-    pub path: String,
+    uri: Uri,
 }
 
 impl Asked {
@@ -24,8 +24,12 @@ impl Asked {
         let uri = original.map_or(request.uri(), |original| &original.0);
         Self {
             method: request.method().clone(),
-            path: uri.path().to_owned(),
+            uri: uri.clone(),
         }
+    }
+
+    pub fn path(&self) -> &str {
+        self.uri.path()
     }
 }
 
@@ -39,7 +43,7 @@ pub fn charge<'k>(
     asked: &Asked,
     key_of: impl Fn(KeyKind) -> Option<Key<'k>>,
 ) -> Result<Outcome, Error> {
-    let rules = edge.limits.rules_for(&asked.method, &asked.path);
+    let rules = edge.limits.rules_for(&asked.method, asked.path());
     let now = app.clock.now() as u64 * 1_000_000;
     let observed = |id| {
         app.metrics

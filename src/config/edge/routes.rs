@@ -3,6 +3,7 @@
 use http::{Method, Uri};
 use serde::Deserialize;
 
+use super::upstream_tls::{RawTls, Tls};
 use super::{bounded, check_host, check_path, check_unique, method, name_of};
 
 /// Paths that are answered here, by whole segments; no route may begin with one.
@@ -76,6 +77,8 @@ pub struct RawRoute {
     pub max_connections: Option<u64>,
     /// `http1` (default), `h2` (https) or `h2c` (http).
     pub protocol: Option<String>,
+    /// For https upstreams.
+    pub tls: Option<RawTls>,
 }
 
 /// What becomes of the prefix.
@@ -153,6 +156,8 @@ pub struct RouteSettings {
     pub max_connections: u32,
     /// What is spoken to the upstreams.
     pub protocol: Protocol,
+    /// For https upstreams.
+    pub tls: Option<Tls>,
 }
 
 /// One downstream server.
@@ -316,6 +321,7 @@ impl RawRoute {
                 problems,
             ) as u32,
             protocol,
+            tls: self.tls(&at, problems),
         };
         (self.prefix.is_some() && auth.is_some()).then_some(route)
     }
@@ -379,6 +385,28 @@ impl RawRoute {
         }
     }
 
+    fn tls(&self, at: &str, problems: &mut Vec<String>) -> Option<Tls> {
+        let is_https = |raw: &RawUpstream| match raw {
+            RawUpstream::Url(url) | RawUpstream::Weighted(RawWeighted { url, .. }) => {
+                url.starts_with("https://")
+            }
+        };
+        let https = self.upstreams.iter().filter(|raw| is_https(raw)).count();
+        if https != 0 && https != self.upstreams.len() {
+            problems.push(format!(
+                "{at}: some upstreams are https and some are not; make two routes of it"
+            ));
+        }
+        match &self.tls {
+            Some(_) if https == 0 => {
+                problems.push(format!("{at}: tls is for https upstreams; remove it"));
+                None
+            }
+            raw if https > 0 => raw.clone().unwrap_or_default().load(at, problems),
+            _ => None,
+        }
+    }
+
     fn balance(&self, at: &str, problems: &mut Vec<String>) -> Balance {
         match self.balance.as_deref() {
             None | Some("round_robin") => Balance::RoundRobin,
@@ -419,11 +447,6 @@ impl RawRoute {
     }
 
     fn timeouts(&self, at: &str, problems: &mut Vec<String>) -> Timeouts {
-        if self.total_timeout_ms.is_some() {
-            problems.push(format!(
-                "{at}: total_timeout_ms is not built yet; leave it out"
-            ));
-        }
         let mut check = |key, value: Option<u64>, default, most| {
             bounded(at, key, value.unwrap_or(default), 10..=most, problems)
         };
@@ -533,10 +556,8 @@ fn upstream_url(text: &str, protocol: Protocol) -> Result<Uri, &'static str> {
         return Err("has a path; write it as rewrite.replace_prefix");
     }
     match (url.scheme_str(), protocol) {
-        (Some("http"), Protocol::Http1 | Protocol::H2c) => Ok(url),
-        (Some("https"), Protocol::Http1 | Protocol::H2) => {
-            Err("is https; TLS to downstream services is not built yet")
-        }
+        (Some("http"), Protocol::Http1 | Protocol::H2c)
+        | (Some("https"), Protocol::Http1 | Protocol::H2) => Ok(url),
         (Some("http"), Protocol::H2) => {
             Err("is plain http; write protocol = \"h2c\" or an https URL")
         }

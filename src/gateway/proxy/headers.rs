@@ -1,4 +1,8 @@
-//! Which headers pass, which are ours to set, and which never pass.
+//! Which fields pass, which are ours to set, and which never pass.
+
+use std::borrow::Cow;
+use std::io::Write;
+use std::sync::Arc;
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Version};
@@ -16,19 +20,6 @@ pub struct Identity {
     pub assertion: Secret<String>,
 }
 
-/// RFC 9110 section 7.6.1, and the old ones that still go about.
-const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "upgrade",
-];
-/// Names that we alone set; a client's own are dropped in every spelling.
-const OURS: [&str; 4] = ["x-request-id", "traceparent", "tracestate", "x-reset-grant"];
 /// Our cookies: no downstream service sees or sets them.
 const COOKIES: [&str; 9] = [
     "customerToken",
@@ -41,150 +32,203 @@ const COOKIES: [&str; 9] = [
     "cxCsrf",
     "cxBrowser",
 ];
+const VIA: &[u8] = b"1.1 cargoextra";
 
 /// The protocol that a request wants to switch to.
 pub fn upgrade(method: &Method, headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let wanted = headers.get(header::UPGRADE)?;
-    let named = headers.get_all(header::CONNECTION).iter().any(|line| {
-        let text = line.to_str().unwrap_or_default();
-        text.split(',')
-            .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
-    });
+    let named = options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
     (named && *method == Method::GET && version == Version::HTTP_11).then(|| wanted.clone())
 }
 
-/// Makes a client's headers those that a downstream service gets.
-pub fn towards_downstream(
-    headers: &mut HeaderMap,
-    context: &Context<'_>,
-    upgrade: Option<&HeaderValue>,
-) {
-    let host = headers.get(header::HOST).cloned();
-    remove_hop_by_hop(headers);
-    headers.remove(header::HOST);
-    remove_spoofed(headers);
-    remove_cookies(headers);
-    if context.consumed_authorization {
-        headers.remove(header::AUTHORIZATION);
-    }
-    if let Some(protocol) = upgrade {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, protocol.clone());
-    }
-    let mut set = |name: &'static str, value: &str| {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
-    set("x-request-id", context.request_id);
-    set("traceparent", &context.traceparent);
-    set("x-forwarded-for", &context.client.to_string());
-    set("x-forwarded-proto", context.scheme);
-    if let Some(identity) = &context.identity {
-        set("x-account-id", &identity.account_id);
-        set("x-account-email", &identity.email);
-        set("x-account-role", identity.role);
-        set("x-account-assertion", identity.assertion.reveal());
-    }
-    if let Some(host) = host {
-        headers.insert(HeaderName::from_static("x-forwarded-host"), host);
-    }
-    headers.append(header::VIA, HeaderValue::from_static("1.1 cargoextra"));
-}
-
-/// Makes a downstream service's headers those that the client gets.
-pub fn towards_client(headers: &mut HeaderMap, switching: bool) {
-    let upgrade = headers.get(header::UPGRADE).cloned();
-    remove_hop_by_hop(headers);
-    if let (true, Some(protocol)) = (switching, upgrade) {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, protocol);
-    }
-    let is_ours = |line: &HeaderValue| {
-        let name = line
-            .as_bytes()
-            .split(|byte| *byte == b'=')
-            .next()
-            .unwrap_or_default();
-        COOKIES
-            .iter()
-            .any(|ours| ours.as_bytes() == name.trim_ascii())
-    };
-    if headers.get_all(header::SET_COOKIE).iter().any(is_ours) {
-        let theirs: Vec<HeaderValue> = headers
-            .get_all(header::SET_COOKIE)
-            .iter()
-            .filter(|line| !is_ours(line))
-            .cloned()
-            .collect();
-        headers.remove(header::SET_COOKIE);
-        for line in theirs {
-            headers.append(header::SET_COOKIE, line);
-        }
-    }
-    headers.append(header::VIA, HeaderValue::from_static("1.1 cargoextra"));
-}
-
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+/// What the fields of `Connection` list.
+fn options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
-        .filter_map(|token| HeaderName::try_from(token.trim()).ok())
-        .filter(|name| *name != header::HOST)
-        .collect();
-    for name in named {
-        headers.remove(name);
+        .map(str::trim)
+}
+
+/// Tells `put` each field that a downstream service gets, but for those that frame the message: `Host`, `Content-Length`,
+/// `Transfer-Encoding`, `Connection`, `Upgrade`, `TE`.
+pub fn towards_downstream(
+    headers: &HeaderMap,
+    context: &Context<'_>,
+    mut put: impl FnMut(&str, &[u8]),
+) {
+    for (name, value) in headers {
+        match reaches_downstream(name) {
+            Reaches::Never => {}
+            _ if is_for_this_hop(headers, name) => {}
+            Reaches::Always => put(name.as_str(), value.as_bytes()),
+            Reaches::Unconsumed if context.consumed_authorization => {}
+            Reaches::Unconsumed => put(name.as_str(), value.as_bytes()),
+            Reaches::Sifted => {
+                if let Some(kept) = without_our_cookies(value) {
+                    put(name.as_str(), kept.as_bytes());
+                }
+            }
+        }
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
+    put("x-request-id", context.request_id.as_bytes());
+    put("traceparent", context.traceparent.as_bytes());
+    // The longest IPv6 address has 45 characters.
+    let mut address = [0; 48];
+    let mut rest = &mut address[..];
+    let written = write!(rest, "{}", context.client).map(|()| 48 - rest.len());
+    put("x-forwarded-for", &address[..written.unwrap_or_default()]);
+    put("x-forwarded-proto", context.scheme.as_bytes());
+    if let Some(host) = headers.get(header::HOST) {
+        put("x-forwarded-host", host.as_bytes());
+    }
+    if let Some(identity) = &context.identity {
+        put("x-account-id", identity.account_id.as_bytes());
+        put("x-account-email", identity.email.as_bytes());
+        put("x-account-role", identity.role.as_bytes());
+        put(
+            "x-account-assertion",
+            identity.assertion.reveal().as_bytes(),
+        );
+    }
+    put("via", VIA);
+}
+
+/// What becomes of a client's field.
+enum Reaches {
+    Always,
+    Never,
+    /// Unless it was a credential of ours.
+    Unconsumed,
+    /// Without our cookies.
+    Sifted,
+}
+
+fn reaches_downstream(name: &HeaderName) -> Reaches {
+    let text = name.as_str();
+    // Some servers read `_` as `-`, so both spellings count.
+    let folded: Cow<'_, str> = match text.contains('_') {
+        true => text.replace('_', "-").into(),
+        false => text.into(),
+    };
+    match &*folded {
+        "cookie" if text == "cookie" => Reaches::Sifted,
+        "authorization" => Reaches::Unconsumed,
+        // RFC 9110 section 7.6.1, and the old ones that still go about; framing is ours to write. We have answered `Expect` ourselves.
+        "connection"
+        | "keep-alive"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "proxy-connection"
+        | "te"
+        | "trailer"
+        | "upgrade"
+        | "transfer-encoding"
+        | "content-length"
+        | "host"
+        | "expect"
+        | "http2-settings" => Reaches::Never,
+        // Identity and tracing that a client made up. Where the client's address comes from one of these, it was read before.
+        "x-request-id" | "traceparent" | "tracestate" | "x-reset-grant" | "forwarded" => {
+            Reaches::Never
+        }
+        name if name.starts_with("x-account") || name.starts_with("x-forwarded") => Reaches::Never,
+        _ => Reaches::Always,
     }
 }
 
-/// Identity and tracing that a client made up. Some servers read `_` as `-`, so both count.
-fn remove_spoofed(headers: &mut HeaderMap) {
-    let spoofed: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_spoofed(name.as_str()))
-        .cloned()
-        .collect();
-    for name in spoofed {
-        headers.remove(name);
-    }
+/// Whether `Connection` names it. (The gate has refused names that mean something from end to end.)
+fn is_for_this_hop(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.contains_key(header::CONNECTION)
+        && options(headers).any(|option| option.eq_ignore_ascii_case(name.as_str()))
 }
 
-fn is_spoofed(name: &str) -> bool {
-    if !matches!(name.as_bytes().first(), Some(b'x' | b't' | b'c')) {
-        return false;
-    }
-    let plain = name.replace('_', "-");
-    plain.starts_with("x-account")
-        || OURS.contains(&plain.as_str())
-        // `Content_Length` and `Transfer_Encoding` would be a second framing to a server that folds them.
-        || name.contains('_') && matches!(plain.as_str(), "content-length" | "transfer-encoding")
-}
-
-fn remove_cookies(headers: &mut HeaderMap) {
-    let is_ours = |pair: &str| {
+/// A `Cookie` line without ours; none if nothing is left. A line that is not text can't be read, so nobody can say whether one of
+/// ours is in it: nothing of it passes.
+fn without_our_cookies(line: &HeaderValue) -> Option<Cow<'_, str>> {
+    let text = line.to_str().ok()?;
+    let is_ours = |pair: &&str| {
         let name = pair.trim().split('=').next().unwrap_or_default();
         COOKIES.contains(&name)
     };
-    let lines: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
-    if lines.is_empty() {
-        return;
+    let mut pairs = text.split(';');
+    if !pairs.any(|pair| is_ours(&pair)) {
+        return Some(text.into());
     }
-    headers.remove(header::COOKIE);
-    for line in lines {
-        // A line that is not text can't be read, so nobody can say whether one of ours is in it.
-        let Ok(text) = line.to_str() else { continue };
-        let kept: Vec<&str> = text
-            .split(';')
-            .filter(|pair| !is_ours(pair))
-            .map(str::trim)
-            .collect();
-        if let (false, Ok(value)) = (kept.is_empty(), HeaderValue::try_from(kept.join("; "))) {
-            headers.append(header::COOKIE, value);
+    let kept: Vec<&str> = text
+        .split(';')
+        .filter(|pair| !is_ours(pair))
+        .map(str::trim)
+        .collect();
+    (!kept.is_empty()).then(|| kept.join("; ").into())
+}
+
+/// Whether a downstream service's field reaches the client. `Connection` and `Upgrade` do only with the switch that was asked for.
+pub fn reaches_client(name: &HeaderName, value: &[u8], switching: bool) -> bool {
+    match name.as_str() {
+        "connection" | "upgrade" => switching,
+        "keep-alive" | "proxy-authenticate" | "proxy-connection" | "te" | "transfer-encoding" => {
+            false
         }
+        "set-cookie" => {
+            let name = value.split(|byte| *byte == b'=').next().unwrap_or_default();
+            !COOKIES
+                .iter()
+                .any(|ours| ours.as_bytes() == name.trim_ascii())
+        }
+        _ => true,
     }
 }
+
+/// Whether a field may stand behind an answer's body (RFC 9110 section 6.5.1): nothing that frames, routes, authorises or sets state.
+pub fn may_trail(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    let banned = [
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::TRANSFER_ENCODING,
+        header::TRAILER,
+        header::TE,
+        header::UPGRADE,
+        header::CONNECTION,
+        header::HOST,
+        header::SET_COOKIE,
+        header::LOCATION,
+        header::CACHE_CONTROL,
+        header::AUTHORIZATION,
+    ];
+    !banned.contains(name) && !text.starts_with("x-account") && text != "x-request-id"
+}
+
+/// Makes the fields of an answer over HTTP/2 those that the client gets.
+pub fn sift_answer(headers: &mut HeaderMap) {
+    let refused: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| *name != header::SET_COOKIE && !reaches_client(name, b"", false))
+        .cloned()
+        .collect();
+    for name in refused {
+        headers.remove(name);
+    }
+    let cookies: Vec<HeaderValue> = headers
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .filter(|line| reaches_client(&header::SET_COOKIE, line.as_bytes(), false))
+        .cloned()
+        .collect();
+    headers.remove(header::SET_COOKIE);
+    for line in cookies {
+        headers.append(header::SET_COOKIE, line);
+    }
+}
+
+/// Names us as one of those that handed the answer on.
+pub fn put_via(headers: &mut HeaderMap) {
+    headers.append(header::VIA, HeaderValue::from_static("1.1 cargoextra"));
+}
+
+/// An identity that several requests of a session are told by.
+pub type Told = Arc<Identity>;

@@ -2,19 +2,21 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Leased;
+use super::connect::Stream;
+use super::http1::now;
+use super::upstreams::Leased;
+use crate::config::edge::routes::RouteSettings;
 use crate::error::Error;
 use crate::gateway::breaker::Ending;
 
@@ -32,9 +34,54 @@ impl std::fmt::Debug for Ended {
     }
 }
 
+/// What bounds the streams of a request.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Of silence.
+    idle: Duration,
+    /// Of everything.
+    until: Option<Instant>,
+    /// Of the session behind it.
+    ended: Option<Ended>,
+}
+
+impl Bounds {
+    pub fn of(settings: &RouteSettings, context: &super::Context<'_>) -> Self {
+        let total = settings.timeouts.total_ms.map(Duration::from_millis);
+        Self {
+            idle: Duration::from_millis(settings.timeouts.idle_ms),
+            until: total.map(|total| now() + total),
+            ended: context.ended.clone(),
+        }
+    }
+
+    /// How long the head of an answer may take from now.
+    pub fn for_answer(&self, settings: &RouteSettings) -> Duration {
+        let limit = Duration::from_millis(settings.timeouts.response_ms);
+        let left = self
+            .until
+            .map(|until| until.saturating_duration_since(now()));
+        left.map_or(limit, |left| left.min(limit))
+    }
+
+    /// Ends when the time for everything is over.
+    async fn over(until: Option<Instant>) {
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// How a client's body fares, for whoever waits for the answer to it.
 #[derive(Clone, Debug, Default)]
-pub struct Upload(Arc<AtomicU8>);
+pub struct Upload(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    now: AtomicU8,
+    frames: AtomicU32,
+}
 
 impl Upload {
     const FLOWS: u8 = 0;
@@ -45,12 +92,17 @@ impl Upload {
 
     /// Whether it is the client that keeps everybody waiting.
     pub fn is_awaited(&self) -> bool {
-        self.0.load(Ordering::Acquire) == Self::AWAITED
+        self.0.now.load(Ordering::Acquire) == Self::AWAITED
+    }
+
+    /// Frames that came so far (or so many more than a multiple of 2^32).
+    pub fn frames(&self) -> u32 {
+        self.0.frames.load(Ordering::Acquire)
     }
 
     /// Why it broke off, if it did.
     pub fn fault(&self) -> Option<Error> {
-        match self.0.load(Ordering::Acquire) {
+        match self.0.now.load(Ordering::Acquire) {
             Self::SILENT => Some(Error::RequestTimeout),
             Self::BROKEN => Some(Error::BadRequest),
             Self::ENDED => Some(Error::Unauthorized),
@@ -59,63 +111,62 @@ impl Upload {
     }
 }
 
-/// A body that breaks off after `idle` of silence, or when its session ends.
+/// A body that breaks off after too much silence, when its time is over, or when its session ends.
 struct Bounded<B> {
     body: B,
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
+    total: Option<Pin<Box<Sleep>>>,
     ended: Option<Ended>,
     waiting: Option<Wait>,
     /// Of an answer: what its upstream is told when the body is through.
     lease: Option<(Leased, Ending)>,
     /// Of a client's body; nobody looks at an answer's.
     upload: Upload,
+    fault: Fault,
+}
+
+/// An error comes one step behind the data before it: in the same step, hyper would drop that data, and an answer's head with it.
+enum Fault {
+    None,
+    /// Data was handed on in this step.
+    Flowing,
+    Next(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// A client's body on its way to a downstream service.
-pub fn idle_bounded(body: Body, idle_ms: u64, ended: Option<Ended>, upload: Upload) -> Body {
-    if body.is_end_stream() {
-        return body;
-    }
-    bounded(body, idle_ms, ended, None, upload)
+pub fn upload(body: Body, bounds: &Bounds, upload: Upload) -> Body {
+    Body::new(Bounded::new(body, bounds, None, upload))
 }
 
 /// A downstream service's body on its way to the client.
-pub fn answer_body(
-    body: Incoming,
-    idle_ms: u64,
-    ended: Option<Ended>,
-    leased: Leased,
-    ending: Ending,
-) -> Body {
+pub fn answer<B>(body: B, bounds: &Bounds, leased: Leased, ending: Ending) -> Body
+where
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     if body.is_end_stream() {
         leased.finish(ending);
         return Body::new(body);
     }
     let lease = Some((leased, ending));
-    bounded(body, idle_ms, ended, lease, Upload::default())
+    Body::new(Bounded::new(body, bounds, lease, Upload::default()))
 }
 
-fn bounded<B>(
-    body: B,
-    idle_ms: u64,
-    ended: Option<Ended>,
-    lease: Option<(Leased, Ending)>,
-    upload: Upload,
-) -> Body
-where
-    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    Body::new(Bounded {
-        body,
-        idle: Duration::from_millis(idle_ms),
-        timer: None,
-        ended,
-        waiting: None,
-        lease,
-        upload,
-    })
+impl<B> Bounded<B> {
+    fn new(body: B, bounds: &Bounds, lease: Option<(Leased, Ending)>, upload: Upload) -> Self {
+        Self {
+            body,
+            idle: bounds.idle,
+            timer: None,
+            total: bounds.until.map(|until| Box::pin(sleep_until(until))),
+            ended: bounds.ended.clone(),
+            waiting: None,
+            lease,
+            upload,
+            fault: Fault::None,
+        }
+    }
 }
 
 impl<B> HttpBody for Bounded<B>
@@ -136,10 +187,21 @@ where
         {
             return this.end();
         }
+        if let Some(total) = &mut this.total
+            && total.as_mut().poll(cx).is_ready()
+        {
+            return this.silent("the route's total_timeout_ms is over");
+        }
+        let flowing = match std::mem::replace(&mut this.fault, Fault::None) {
+            Fault::Next(error) => return Poll::Ready(Some(Err(error))),
+            Fault::Flowing => true,
+            Fault::None => false,
+        };
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.timer = None;
+                (this.timer, this.fault) = (None, Fault::Flowing);
                 this.note(Upload::FLOWS);
+                this.upload.0.frames.fetch_add(1, Ordering::Release);
                 // Of a body whose length is known, nobody asks for what comes after the last frame.
                 if this.body.is_end_stream() {
                     this.conclude();
@@ -149,6 +211,11 @@ where
             Poll::Ready(Some(Err(error))) => {
                 this.report(Ending::Failure);
                 this.note(Upload::BROKEN);
+                if flowing {
+                    this.fault = Fault::Next(error.into());
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(None) => {
@@ -161,7 +228,7 @@ where
                 let idle = this.idle;
                 let timer = this
                     .timer
-                    .get_or_insert_with(|| Box::pin(sleep_until(deadline(idle))));
+                    .get_or_insert_with(|| Box::pin(sleep_until(now() + idle)));
                 if timer.as_mut().poll(cx).is_pending() {
                     if let (None, Some(ended)) = (&this.waiting, &this.ended)
                         && this
@@ -176,11 +243,7 @@ where
                     this.note(Upload::AWAITED);
                     return Poll::Pending;
                 }
-                this.report(Ending::Failure);
-                this.note(Upload::SILENT);
-                Poll::Ready(Some(Err(
-                    "nothing came for the route's idle_timeout_ms".into()
-                )))
+                this.silent("nothing came for the route's idle_timeout_ms")
             }
         }
     }
@@ -209,7 +272,16 @@ impl<B> Bounded<B> {
     }
 
     fn note(&self, state: u8) {
-        self.upload.0.store(state, Ordering::Release);
+        self.upload.0.now.store(state, Ordering::Release);
+    }
+
+    fn silent<T>(
+        &mut self,
+        why: &'static str,
+    ) -> Poll<Option<Result<T, Box<dyn std::error::Error + Send + Sync>>>> {
+        self.report(Ending::Failure);
+        self.note(Upload::SILENT);
+        Poll::Ready(Some(Err(why.into())))
     }
 
     /// The session has ended. What waited for that is through and must not be asked again.
@@ -220,33 +292,34 @@ impl<B> Bounded<B> {
     }
 }
 
-/// Copies both ways until an end closes, both are silent for `idle`, or the session ends.
+/// Copies both ways until an end closes, both are silent for too long, time is over, or the session ends. `downstream` comes with what
+/// it has said behind its 101.
 pub async fn tunnel(
     client: OnUpgrade,
-    downstream: OnUpgrade,
-    idle: Duration,
-    ended: Option<Ended>,
+    (mut downstream, first): (Stream, Bytes),
+    bounds: Bounds,
     leased: Leased,
 ) {
-    let (Ok(client), Ok(downstream)) = tokio::join!(client, downstream) else {
-        leased.finish(Ending::Failure);
+    let Ok(client) = client.await else {
+        leased.finish(Ending::Unknown);
         return;
     };
     leased.finish(Ending::Success);
-    let (mut client, mut downstream) = (TokioIo::new(client), TokioIo::new(downstream));
+    let mut client = TokioIo::new(client);
     let session = async move {
-        match ended {
+        match bounds.ended {
             Some(ended) => (ended.0)().await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
         () = session => {}
-        () = copy(&mut client, &mut downstream, idle) => {}
+        () = Bounds::over(bounds.until) => {}
+        () = copy(&mut client, &mut downstream, &first, bounds.idle) => {}
     }
 }
 
-async fn copy<A, B>(client: &mut A, downstream: &mut B, idle: Duration)
+async fn copy<A, B>(client: &mut A, downstream: &mut B, first: &[u8], idle: Duration)
 where
     A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -254,6 +327,9 @@ where
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (mut client_read, mut client_write) = tokio::io::split(client);
     let (mut down_read, mut down_write) = tokio::io::split(downstream);
+    if client_write.write_all(first).await.is_err() {
+        return;
+    }
     let (mut up, mut down) = (vec![0; 8192], vec![0; 8192]);
     let (mut up_open, mut down_open) = (true, true);
     while up_open && down_open {
@@ -276,12 +352,4 @@ where
     }
     let _ = client_write.shutdown().await;
     let _ = down_write.shutdown().await;
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long a peer is silent is measured on the runtime's own clock, not on the product's"
-)]
-fn deadline(idle: Duration) -> Instant {
-    Instant::now() + idle
 }

@@ -208,18 +208,21 @@ def sign_in(port, admin, email="ada@example.com", password="correct horse batter
 
 
 class Client(threading.Thread):
-    """Asks on one keep-alive connection until told to stop; keeps (start, seconds, status or error, code, was the connection used before)."""
+    """Asks on one keep-alive connection (`fresh`: on a new one each time) until told to stop, and never tries again.
 
-    def __init__(self, port, stop, path=PATH, pause=0.005, timeout=30):
+    Keeps (start, seconds, status or error, code, was the connection used before).
+    """
+
+    def __init__(self, port, stop, fresh=False, pause=0.005, timeout=30):
         super().__init__(daemon=True)
-        self.port, self.stop, self.path, self.pause, self.timeout, self.seen = port, stop, path, pause, timeout, []
+        self.port, self.stop, self.fresh, self.pause, self.timeout, self.seen = port, stop, fresh, pause, timeout, []
 
     def run(self):
         connection, reused = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.timeout), False
         while not self.stop.is_set():
             start, code = time.monotonic(), ""
             try:
-                connection.request("GET", self.path)
+                connection.request("GET", PATH)
                 answer = connection.getresponse()
                 text = answer.read()
                 outcome = answer.status
@@ -227,6 +230,8 @@ class Client(threading.Thread):
                     code = json.loads(text).get("code", "?")
             except (OSError, http.client.HTTPException, ValueError) as error:
                 outcome = type(error).__name__
+                connection.close()
+            if self.fresh:
                 connection.close()
             self.seen.append((start, time.monotonic() - start, outcome, code, reused))
             reused = connection.sock is not None

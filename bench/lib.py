@@ -184,6 +184,8 @@ def call(port, path=PATH, method="GET", headers=None, body=None, source="127.0.0
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read().decode()
+    except (OSError, http.client.HTTPException) as error:
+        raise SystemExit(f"FAILED: {method} {path} got no answer: {error!r}") from error
     finally:
         connection.close()
 

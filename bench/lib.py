@@ -59,8 +59,8 @@ class Scene:
     def __enter__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="cargoextra-bench-"))
         self.processes = []
-        for name in ("SIGTERM", "SIGHUP"):
-            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
         return self
 
     def __exit__(self, *_):
@@ -88,6 +88,12 @@ class Scene:
             until(lambda: process.poll() is not None or listens(port), f"{name} to listen")
         if process.poll() is not None:
             raise SystemExit(f"{name} did not start:\n{self.output(name)}")
+        return process
+
+    def load(self, *arguments, **named):
+        """Starts wrk beside what the scene does; SIGINT ends it early, and its summary is then complete all the same."""
+        process = subprocess.Popen(wrk_command(*arguments, **named), stdout=subprocess.PIPE, text=True)
+        self.processes.append(process)
         return process
 
     def output(self, name):

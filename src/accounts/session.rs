@@ -101,7 +101,8 @@ pub async fn authenticate_passing(app: &App, credential: &Credential) -> Result<
         return Ok(SignedIn { account, session });
     }
     let generation = app.sessions.generation();
-    let found = authenticate(app, credential).await?;
+    // Apart: a request carries the room for what it waits for along, and most never come here.
+    let found = Box::pin(authenticate(app, credential)).await?;
     app.sessions
         .put(generation, digest, now, &found.account, &found.session);
     Ok(found)

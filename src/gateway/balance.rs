@@ -109,9 +109,14 @@ impl Group {
         member.breaker.report(lease.ticket, ending, now_ms);
     }
 
-    /// Takes a health check's result; true if it turned the member's state.
+    /// Takes a health check's result; true if it turned the member's state. One that has come back is tried at once.
     pub fn note_health(&mut self, member: usize, is_good: bool) -> bool {
-        self.members[member].health.note(is_good)
+        let member = &mut self.members[member];
+        let turned = member.health.note(is_good);
+        if turned && is_good {
+            member.breaker.close();
+        }
+        turned
     }
 
     /// Requests under way, the breaker's state, and what health checks say, for metrics.
@@ -217,7 +222,10 @@ mod tests {
                 .validate()
                 .unwrap()
                 .routes[0],
-            Policy::default(),
+            Policy {
+                first_open_ms: 10_000,
+                ..Policy::default()
+            },
             last_resort,
         )
     }

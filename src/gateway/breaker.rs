@@ -4,14 +4,15 @@
 //!            5 failures in a row, or more than half of 20 or more in 10 s
 //!   Closed ---------------------------------------------------------------> Open
 //!     ^                                                                      |
-//!     | the probe succeeds                                     10 s later    |
+//!     | the probe succeeds                       1 s, 2 s, 4 s … 10 s later  |
 //!     +------------------------------ HalfOpen <-----------------------------+
 //!                                        |   (the probe fails: Open again)   ^
 //!                                        +-----------------------------------+
 //! ```
 
 /// When a breaker opens and for how long. By default after 5 failures in a row, or when more than 50 % of at least 20
-/// requests within 10 s fail, for 10 s (field notes, 1.5: between Envoy's and Traefik's defaults).
+/// requests within 10 s fail (field notes, 1.5: between Envoy's and Traefik's defaults); for 1 s at first, so that a service that was
+/// only restarted is back soon, and for twice as long after each failed probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Failures in a row that open it.
@@ -22,7 +23,9 @@ pub struct Policy {
     pub least_results: u32,
     /// Milliseconds of the window; counted in ten slices.
     pub window_ms: u64,
-    /// Milliseconds until a probe is let through; also the patience with a probe that never reports.
+    /// Milliseconds until the first probe is let through.
+    pub first_open_ms: u64,
+    /// Milliseconds between later ones at most; also the patience with a probe that never reports.
     pub open_ms: u64,
 }
 
@@ -33,6 +36,7 @@ impl Default for Policy {
             percent: 50,
             least_results: 20,
             window_ms: 10_000,
+            first_open_ms: 1_000,
             open_ms: 10_000,
         }
     }
@@ -75,6 +79,8 @@ pub struct Breaker {
     phase: Phase,
     /// Rises with every change of phase, so that answers to requests of an earlier phase are not mistaken.
     generation: u64,
+    /// Times that it opened since it was last closed.
+    opened: u32,
 }
 
 #[derive(Debug)]
@@ -99,7 +105,14 @@ impl Breaker {
             policy,
             phase: Phase::closed(),
             generation: 0,
+            opened: 0,
         }
+    }
+
+    /// Lets everything through again: something better than a guess says that all is well.
+    pub fn close(&mut self) {
+        self.opened = 0;
+        self.enter(Phase::closed());
     }
 
     /// Its state at `now_ms`.
@@ -153,7 +166,7 @@ impl Breaker {
                 is_failure && (*in_a_row >= policy.consecutive || window.is_bad(&policy))
             }
             (Phase::HalfOpen { .. }, Ending::Success) => {
-                self.enter(Phase::closed());
+                self.close();
                 false
             }
             // The next request is the next probe.
@@ -164,8 +177,10 @@ impl Breaker {
             (Phase::HalfOpen { .. }, Ending::Failure) => true,
         };
         if opens {
+            let doubled = policy.first_open_ms << self.opened.min(16);
+            self.opened += 1;
             self.enter(Phase::Open {
-                until: now_ms.saturating_add(policy.open_ms),
+                until: now_ms.saturating_add(doubled.min(policy.open_ms)),
             });
         }
     }
@@ -265,6 +280,32 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Ten seconds each time: what is tested is all the rest.
+    fn steady() -> Policy {
+        Policy {
+            first_open_ms: 10_000,
+            ..Policy::default()
+        }
+    }
+
+    #[test]
+    fn it_stays_open_for_longer_each_time_until_it_closes() {
+        let mut breaker = Breaker::new(Policy::default());
+        for _ in 0..2 {
+            (0..5).for_each(|_| assert!(end(&mut breaker, Ending::Failure, 0)));
+            let mut waits = Vec::new();
+            for _ in 0..6 {
+                waits.push(breaker.wait_ms(0));
+                // The probe fails at once.
+                let ticket = breaker.admit_anyway(0);
+                breaker.report(ticket, Ending::Failure, 0);
+            }
+            assert_eq!(waits, [1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+            breaker.close();
+            assert_eq!(breaker.state(0), State::Closed);
+        }
+    }
+
     fn end(breaker: &mut Breaker, ending: Ending, now: u64) -> bool {
         breaker
             .admit(now)
@@ -274,7 +315,7 @@ mod tests {
 
     #[test]
     fn five_in_a_row_open_it_and_a_good_probe_closes_it() {
-        let mut breaker = Breaker::new(Policy::default());
+        let mut breaker = Breaker::new(steady());
         for _ in 0..4 {
             end(&mut breaker, Ending::Failure, 0);
         }
@@ -294,14 +335,14 @@ mod tests {
 
     #[test]
     fn more_than_half_of_twenty_open_it_within_ten_seconds_only() {
-        let mut breaker = Breaker::new(Policy::default());
+        let mut breaker = Breaker::new(steady());
         let mut both =
             |now| [Ending::Success, Ending::Failure].map(|ending| end(&mut breaker, ending, now));
         (0..10).for_each(|_| assert!(both(0)[1]));
         assert!(both(500)[0], "half is not more than half");
         assert!(end(&mut breaker, Ending::Failure, 900));
         assert_eq!(breaker.state(900), State::Open);
-        let mut slow = Breaker::new(Policy::default());
+        let mut slow = Breaker::new(steady());
         for i in 0..100 {
             let ending = if i % 3 == 0 {
                 Ending::Success
@@ -317,7 +358,7 @@ mod tests {
 
     #[test]
     fn late_answers_and_lost_probes_do_no_harm() {
-        let mut breaker = Breaker::new(Policy::default());
+        let mut breaker = Breaker::new(steady());
         let late = breaker.admit(0).unwrap();
         (0..5).for_each(|_| assert!(end(&mut breaker, Ending::Failure, 0)));
         breaker.report(late, Ending::Success, 5);
@@ -402,7 +443,7 @@ mod tests {
     proptest! {
         #[test]
         fn follows_its_diagram(steps in steps(), consecutive in 3_u32..40) {
-            let policy = Policy { consecutive, ..Policy::default() };
+            let policy = Policy { consecutive, ..steady() };
             let mut breaker = Breaker::new(policy);
             let (mut now, mut under_way, mut results) = (0, Vec::new(), Vec::new());
             // Since when it is open; since when a probe is out; how often it changed.

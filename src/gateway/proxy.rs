@@ -46,6 +46,8 @@ pub struct Context<'a> {
     pub identity: Option<Told>,
     /// The request's `Authorization` was a token of ours.
     pub consumed_authorization: bool,
+    /// Fields with `_` in their names pass, but for twins of what is ours.
+    pub underscores: bool,
     /// 502 and 504 instead of the published 500.
     pub precise: bool,
     /// The connection's gate, for upgrades.
@@ -184,7 +186,7 @@ async fn send(
     (limit, fresh): (Duration, bool),
 ) -> Result<Answered, Failure> {
     if upstreams.http2().is_some() {
-        return send_http2(upstreams, member, plan, body, limit).await;
+        return Box::pin(send_http2(upstreams, member, plan, body, limit)).await;
     }
     let mut conn = upstreams
         .connection(member, fresh)

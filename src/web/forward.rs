@@ -108,6 +108,7 @@ pub async fn forward(
             .as_ref()
             .map(|caller| assertions.identity(app, route, caller)),
         consumed_authorization: caller.is_some() && matches!(credential, Credential::Bearer(_)),
+        underscores: app.config.gateway.underscore_headers,
         precise: app.config.gateway.downstream_errors == DownstreamErrors::Precise,
         gate: Some(passage.gate.clone()),
         ended: caller.is_some().then(|| ended(app, credential)),

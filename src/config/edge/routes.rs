@@ -30,6 +30,8 @@ pub struct RawGateway {
     pub routes: Vec<RawRoute>,
     /// Whether a failing downstream service is 500, as published, or 502 and 504.
     pub downstream_errors: DownstreamErrors,
+    /// Whether fields with `_` in their names reach downstream services.
+    pub underscore_headers: bool,
 }
 
 /// The status of an answer for a failing downstream service.
@@ -79,6 +81,22 @@ pub struct RawRoute {
     pub protocol: Option<String>,
     /// For https upstreams.
     pub tls: Option<RawTls>,
+    /// When an upstream is left alone.
+    pub breaker: RawBreaker,
+}
+
+/// `breaker` of a route.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBreaker {
+    /// Failures in a row that open it; 5 when absent.
+    pub failures: Option<u64>,
+    /// It also opens when more than this share of at least 20 results in 10 s are failures; 50 when absent.
+    pub percent: Option<u64>,
+    /// Milliseconds until a first request is tried again; 1,000 when absent.
+    pub first_open_ms: Option<u64>,
+    /// Doubling up to these milliseconds; 10,000 when absent.
+    pub open_ms: Option<u64>,
 }
 
 /// What becomes of the prefix.
@@ -158,6 +176,21 @@ pub struct RouteSettings {
     pub protocol: Protocol,
     /// For https upstreams.
     pub tls: Option<Tls>,
+    /// When an upstream is left alone.
+    pub breaker: Breaker,
+}
+
+/// When a circuit breaker opens and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breaker {
+    /// Failures in a row.
+    pub failures: u32,
+    /// Share of a window's results.
+    pub percent: u32,
+    /// Milliseconds of the first time.
+    pub first_open_ms: u64,
+    /// Milliseconds at most.
+    pub open_ms: u64,
 }
 
 /// One downstream server.
@@ -322,6 +355,7 @@ impl RawRoute {
             ) as u32,
             protocol,
             tls: self.tls(&at, problems),
+            breaker: self.breaker.validate(&at, problems),
         };
         (self.prefix.is_some() && auth.is_some()).then_some(route)
     }
@@ -462,6 +496,27 @@ impl RawRoute {
             total_ms: self
                 .total_timeout_ms
                 .map(|total| check("total_timeout_ms", Some(total), 0, 86_400_000)),
+        }
+    }
+}
+
+impl RawBreaker {
+    fn validate(&self, at: &str, problems: &mut Vec<String>) -> Breaker {
+        let mut check = |key, value: Option<u64>, default, bounds| {
+            bounded(at, key, value.unwrap_or(default), bounds, problems)
+        };
+        let open_ms = check("breaker.open_ms", self.open_ms, 10_000, 100..=3_600_000);
+        let first = check(
+            "breaker.first_open_ms",
+            self.first_open_ms,
+            1_000.min(open_ms),
+            100..=open_ms,
+        );
+        Breaker {
+            failures: check("breaker.failures", self.failures, 5, 1..=1_000) as u32,
+            percent: check("breaker.percent", self.percent, 50, 1..=100) as u32,
+            first_open_ms: first,
+            open_ms,
         }
     }
 }

@@ -61,6 +61,8 @@ pub fn towards_downstream(
     for (name, value) in headers {
         match reaches_downstream(name) {
             Reaches::Never => {}
+            // Many servers read `_` as `-`: it may be the twin of a field that they trust.
+            _ if !context.underscores && name.as_str().contains('_') => {}
             _ if is_for_this_hop(headers, name) => {}
             Reaches::Always => put(name.as_str(), value.as_bytes()),
             Reaches::Unconsumed if context.consumed_authorization => {}

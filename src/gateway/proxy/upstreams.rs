@@ -109,7 +109,7 @@ impl Upstreams {
         Self {
             members: route.upstreams.iter().map(member).collect(),
             // With one upstream there is nothing to fail over to, but waiting for a dead one's time-out helps nobody either.
-            group: Mutex::new(Group::new(route, Policy::default(), false)),
+            group: Mutex::new(Group::new(route, policy(route), false)),
             retries: Mutex::new(RETRY_MOST),
             connector,
             http2,
@@ -185,7 +185,9 @@ impl Upstreams {
                 return Ok(idle.conn);
             }
         }
-        let stream = self.connector.connect(&self.members[member].url).await?;
+        // Apart: most requests find a kept connection, and need not carry the room for a handshake along.
+        let opened = Box::pin(self.connector.connect(&self.members[member].url)).await;
+        let stream = opened?;
         Ok(Conn::new(stream))
     }
 
@@ -283,6 +285,17 @@ impl Drop for Leased {
     fn drop(&mut self) {
         // The client went away, most likely: nothing was learnt about the upstream.
         self.report(Ending::Unknown);
+    }
+}
+
+fn policy(route: &RouteSettings) -> Policy {
+    let breaker = route.breaker;
+    Policy {
+        consecutive: breaker.failures,
+        percent: breaker.percent,
+        first_open_ms: breaker.first_open_ms,
+        open_ms: breaker.open_ms,
+        ..Policy::default()
     }
 }
 

@@ -16,3 +16,4 @@ mod pages;
 mod process;
 mod proof;
 mod proxy;
+mod upstreams;

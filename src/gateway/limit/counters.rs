@@ -245,6 +245,38 @@ mod tests {
         );
     }
 
+    /// Bytes of this process that are in memory. (nextest gives each test a process of its own.)
+    fn resident() -> usize {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let resident = pages.split(' ').nth(1).unwrap();
+        resident.parse::<usize>().unwrap() * 4096
+    }
+
+    /// what a flood from a million networks costs, and that it washes nobody's state away.
+    #[test]
+    fn a08_a_million_keys_stay_under_128_mib_and_the_hot_ones_stay() {
+        let before = resident();
+        let counters = Counters::new(1_000_000, [5; 16]);
+        let (quota, hot_quota) = (Quota::new(1, S, 2), Quota::new(1, 60 * S, 5));
+        let hot: Vec<_> = (0..100)
+            .map(|i| key(&counters, &format!("hot {i}")))
+            .collect();
+        for key in &hot {
+            (0..5).for_each(|_| assert!(take(&counters, *key, hot_quota, S)));
+        }
+        for i in 0..1_000_000_u64 {
+            let key = key(&counters, &i.to_string());
+            assert!(take(&counters, key, quota, S + i));
+        }
+        assert!(
+            hot.iter()
+                .all(|key| !take(&counters, *key, hot_quota, 2 * S))
+        );
+        assert!(counters.live_keys(S) > 990_000, "{}", counters.live_keys(S));
+        let grown = resident() - before;
+        assert!(grown < 128 << 20, "{grown} bytes");
+    }
+
     #[test]
     fn a_punished_key_outlives_keys_that_only_take_longer_to_be_fresh() {
         let counters = Counters::new(1, [4; 16]);

@@ -74,10 +74,10 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     crate::telemetry::install(&config.telemetry)?;
     let listeners = bind(&config).await?;
     let app = Arc::new(App::build(config, Clock::system(), Random::system()).await?);
-    // Whoever reads that we serve may also tell us to stop.
+    // Whoever reads that we serve may also tell us to stop or to reload.
     let stop = signalled();
-    greet(&app);
     reload_when_told(app.clone(), file);
+    greet(&app);
     run_with(app, listeners, stop).await
 }
 
@@ -162,9 +162,10 @@ async fn check_health(app: Arc<App>, mut stop: Stop) {
 
 /// At SIGHUP, reads the configuration again and puts guard, limits and routes in force, all of them or none.
 fn reload_when_told(app: Arc<App>, file: Option<PathBuf>) {
+    // Listened to before this returns: until then the signal would end the process.
+    let kind = tokio::signal::unix::SignalKind::hangup();
+    let mut told = tokio::signal::unix::signal(kind).expect("the system has signals");
     tokio::spawn(async move {
-        let kind = tokio::signal::unix::SignalKind::hangup();
-        let mut told = tokio::signal::unix::signal(kind).expect("the system has signals");
         while told.recv().await.is_some() {
             match Config::load(file.as_deref(), config::environment()) {
                 Ok(config) => {

@@ -14,6 +14,8 @@ use crate::hash::{self, Hasher};
 use crate::keys::{Keyring, load_or_create};
 use crate::mail::transport::Transport;
 use crate::metrics::Metrics;
+use crate::metrics::process::Process;
+use crate::metrics::scrape::{Scraped, Upstream};
 use crate::random::{Random, Secret};
 use crate::store::db::Db;
 use crate::store::outbox;
@@ -64,6 +66,7 @@ impl App {
         let logo = logo::read(&config.pages.logo)?;
         let (clock, random) = (Arc::new(clock), Arc::new(random));
         let metrics = Arc::new(Metrics::default());
+        metrics.started.set(clock.now() as f64 / 1000.0);
         let hasher = Hasher::start(
             hash_settings(&config),
             clock.clone(),
@@ -100,6 +103,32 @@ impl App {
         let counters = old.limits.counters().clone();
         let new = Edge::compile(settings, counters, &self.metrics, Some(&old));
         self.edge.store(Arc::new(new));
+        self.metrics.count_reload(true);
+    }
+
+    /// The metrics as text, with what is only read when somebody asks.
+    pub fn scrape(&self) -> String {
+        let (edge, now) = (self.edge.load(), self.clock.now());
+        let routes = edge.routes.all().iter().zip(&edge.upstreams);
+        let upstreams = routes.flat_map(|(route, upstreams)| {
+            let states = upstreams.status(now).into_iter();
+            states.map(|(upstream, under_way, is_open, is_up)| Upstream {
+                route: route.settings().name.clone(),
+                upstream,
+                requests: under_way.into(),
+                is_open,
+                is_up,
+            })
+        });
+        let counters = edge.limits.counters();
+        let evictions = counters.evictions();
+        self.metrics.render(&Scraped {
+            upstreams: upstreams.collect(),
+            limit_keys: counters.live_keys(now as u64 * 1_000_000) as i64,
+            evicted: evictions.live,
+            evicted_refused: evictions.punished,
+            process: Process::read(),
+        })
     }
 
     /// How full the mail queue is; also tells whether the database answers.

@@ -174,7 +174,10 @@ fn reload_when_told(app: Arc<App>, file: Option<PathBuf>) {
                         "reloaded guard, limits and routes; other sections need a restart"
                     );
                 }
-                Err(problems) => tracing::error!(%problems, "not reloaded; all stays as it was"),
+                Err(problems) => {
+                    app.metrics.count_reload(false);
+                    tracing::error!(%problems, "not reloaded; all stays as it was");
+                }
             }
         }
     });

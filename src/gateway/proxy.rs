@@ -18,7 +18,7 @@ use super::route::Route;
 use crate::clock::{Clock, Millis};
 use crate::config::edge::routes::{Protocol, RouteSettings};
 use crate::error::Error;
-use crate::metrics::{Metrics, RouteMetrics};
+use crate::metrics::{Metrics, PoolMetrics, RouteMetrics};
 
 mod headers;
 mod stream;
@@ -42,6 +42,7 @@ pub struct Upstreams {
     client: Client<HttpConnector, Body>,
     retries: Mutex<f64>,
     pub metrics: RouteMetrics,
+    pub pool: PoolMetrics,
 }
 
 /// What is told to a downstream service about a request.
@@ -86,6 +87,7 @@ impl Upstreams {
             client,
             retries: Mutex::new(RETRY_MOST),
             metrics: metrics.route(&route.name),
+            pool: metrics.pool(&route.name),
         }
     }
 
@@ -99,7 +101,8 @@ impl Upstreams {
             .zip(states)
             .map(|(uri, (under_way, state, up))| {
                 (
-                    uri.to_string(),
+                    uri.authority()
+                        .map_or_else(String::new, ToString::to_string),
                     under_way,
                     state == super::breaker::State::Open,
                     up,

@@ -11,6 +11,7 @@ mod downstream;
 mod flow;
 mod gate;
 mod mail;
+mod observing;
 mod origin;
 mod pages;
 mod process;

@@ -22,6 +22,7 @@ use crate::store::outbox;
 use crate::store::session_cache::SessionCache;
 use crate::telemetry::AccessLog;
 use crate::token::Tokens;
+use crate::trace::Tracer;
 
 #[derive(Debug)]
 pub struct App {
@@ -38,6 +39,7 @@ pub struct App {
     pub edge: ArcSwap<Edge>,
     pub sessions: SessionCache,
     pub access_log: AccessLog,
+    pub tracer: Tracer,
     /// What the pages show instead of the brand's name.
     pub logo: Option<Logo>,
     /// Rung by a commit that queued a mail; the worker listens.
@@ -67,6 +69,7 @@ impl App {
         let (clock, random) = (Arc::new(clock), Arc::new(random));
         let metrics = Arc::new(Metrics::default());
         metrics.started.set(clock.now() as f64 / 1000.0);
+        let tracer = Tracer::new(&config.telemetry, &metrics);
         let hasher = Hasher::start(
             hash_settings(&config),
             clock.clone(),
@@ -91,6 +94,7 @@ impl App {
             edge: ArcSwap::from_pointee(edge),
             sessions: SessionCache::default(),
             access_log,
+            tracer,
             logo,
             mail_queued,
             node,

@@ -29,3 +29,4 @@ pub mod private;
 pub mod random;
 pub mod telemetry;
 pub mod token;
+pub mod trace;

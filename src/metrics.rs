@@ -118,6 +118,16 @@ impl Hits {
     }
 }
 
+/// Spans on their way to the collector.
+#[derive(Clone, Debug)]
+pub struct SpanMetrics {
+    pub sent: Counter,
+    /// The queue was full.
+    pub dropped: Counter,
+    /// The collector did not take them.
+    pub failed: Counter,
+}
+
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -147,6 +157,7 @@ pub struct Metrics {
     guard: Family<RuleVerdict, Counter>,
     limits: Family<RuleVerdict, Counter>,
     gate: Family<Reason, Counter>,
+    spans: Family<Outcome, Counter>,
 }
 
 impl Default for Metrics {
@@ -175,6 +186,7 @@ impl Default for Metrics {
             guard: Family::default(),
             limits: Family::default(),
             gate: Family::default(),
+            spans: outcomes(&["sent", "dropped", "failed"]),
         };
         // The configuration that the process began with.
         made.generation.set(1);
@@ -316,6 +328,11 @@ impl Metrics {
             "0: the file is wrong and the configuration before it is in force",
             self.last_reload_successful.clone(),
         );
+        registry.register(
+            "spans",
+            "Spans on their way to the collector",
+            self.spans.clone(),
+        );
         let version = [("version", env!("CARGO_PKG_VERSION"))].to_vec();
         registry.register("build", "The program", Info::new(version));
     }
@@ -354,6 +371,15 @@ impl Metrics {
     /// The same of the limits.
     pub fn limits<'a>(&self, rules: impl Iterator<Item = (&'a str, &'static str)>) -> Hits {
         hits(&self.limits, rules)
+    }
+
+    pub fn spans(&self) -> SpanMetrics {
+        let of = |outcome| self.spans.get_or_create_owned(&Outcome { outcome });
+        SpanMetrics {
+            sent: of("sent"),
+            dropped: of("dropped"),
+            failed: of("failed"),
+        }
     }
 
     pub fn count_gate(&self, reason: &'static str) {

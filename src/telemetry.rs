@@ -51,6 +51,9 @@ pub struct Line<'a> {
     pub path: Option<&'a str>,
     /// A route's name, `own` for our own calls and pages, `gate` for a message that the gate refused.
     pub route: &'a str,
+    /// Host and port of the upstream that was asked last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<&'a str>,
     pub status: u16,
     /// Of the body, if its length is known before it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +61,9 @@ pub struct Line<'a> {
     /// Why we refused, if we did: a guard rule's name, the gate's reason or an error's code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<&'a str>,
+    /// The id of the trace, if it is recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// To the head of the answer, to the microsecond.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub millis: Option<f64>,

@@ -29,6 +29,7 @@ use crate::gateway::path;
 use crate::gateway::route::Found;
 use crate::metrics::RouteMetrics;
 use crate::telemetry::{self, Line, masked};
+use crate::trace::{self, Trail};
 use limits::Asked;
 use pages::{ErrorFor, Pages};
 use server::Connection;
@@ -68,6 +69,8 @@ struct Passage {
     started: Millis,
     /// By the clock that nobody sets.
     began: Nanos,
+    /// What became of it at its upstreams.
+    trail: Trail,
     gate: GateHandle,
     /// The limits' word by network, for the answer's `RateLimit` fields.
     limit: Option<Outcome>,
@@ -239,7 +242,7 @@ impl Front {
         }
     }
 
-    /// Metrics and the access log.
+    /// Metrics, the access log and the trace.
     fn note(&self, edge: &Edge, mut passage: Passage, response: &Response) {
         let app = &*self.app;
         let (took, status) = (
@@ -266,13 +269,32 @@ impl Front {
                 method: Some(passage.asked.method.as_str()),
                 path: Some(&passage.asked.path),
                 route,
+                upstream: upstreams
+                    .zip(passage.trail.upstream())
+                    .map(|(upstreams, member)| upstreams.authority(member)),
                 status,
                 bytes: response.body().size_hint().exact(),
                 why: passage.why.as_deref(),
+                trace: passage.trail.sampled().map(trace::Trace::id),
                 millis: Some(telemetry::millis(took)),
             }
             .to_bytes()
         });
+        app.tracer.record(
+            passage.trail,
+            &trace::Request {
+                started: passage.started,
+                began: passage.began,
+                took,
+                method: &passage.asked.method,
+                path: &passage.asked.path,
+                route,
+                scheme: app.config.public_scheme(),
+                version: passage.version,
+                status,
+                why: passage.why.as_deref(),
+            },
+        );
     }
 }
 
@@ -302,6 +324,7 @@ fn identify(app: &App, connection: Connection, request: &mut Request<Body>) -> P
     let source = app.config.client_address();
     let (peer, asked) = (connection.peer.ip(), Asked::of(request));
     let (version, started, began) = (request.version(), app.clock.now(), app.clock.nanos());
+    let trail = app.tracer.begin(&app.random);
     let headers = request.headers_mut();
     let trusted = client_ip::is_trusted(&config.trusted_proxies, peer);
     let forwarded = !trusted && client_ip::carries_forwarding(headers);
@@ -336,6 +359,7 @@ fn identify(app: &App, connection: Connection, request: &mut Request<Body>) -> P
         version,
         started,
         began,
+        trail,
         gate,
         limit,
         route,

@@ -129,9 +129,11 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
         }
         worker::run(worker, &working.mail_queued, worker_stopped).await;
     });
+    let (tracing, trace_stopped) = (app.clone(), worker_stop.subscribe());
+    let traces = tokio::spawn(async move { tracing.tracer.export(trace_stopped).await });
     while tasks.join_next().await.is_some() {}
     let _ = worker_stop.send(true);
-    let _ = mail.await;
+    let _ = tokio::join!(mail, traces);
     app.db.close().await;
     Ok(())
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::uri::{PathAndQuery, Scheme, Uri};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::error::Elapsed;
 
 use super::balance::{Group, Lease};
 use super::breaker::{Ending, Policy};
@@ -19,6 +20,8 @@ use crate::clock::{Clock, Millis};
 use crate::config::edge::routes::{Protocol, RouteSettings};
 use crate::error::Error;
 use crate::metrics::{Metrics, PoolMetrics, RouteMetrics};
+use crate::random::Random;
+use crate::trace::{End, Trail};
 
 mod headers;
 mod stream;
@@ -50,8 +53,9 @@ pub struct Upstreams {
 pub struct Context<'a> {
     pub client: IpAddr,
     pub request_id: &'a str,
-    /// W3C trace context, made by us.
-    pub traceparent: String,
+    /// Hears of each attempt, and knows what its `traceparent` is.
+    pub trail: &'a mut Trail,
+    pub random: &'a Random,
     /// `http` or `https`, as the client sees us.
     pub scheme: &'static str,
     pub identity: Option<Identity>,
@@ -89,6 +93,12 @@ impl Upstreams {
             metrics: metrics.route(&route.name),
             pool: metrics.pool(&route.name),
         }
+    }
+
+    /// Host and port of an upstream.
+    pub fn authority(&self, member: usize) -> &str {
+        let authority = self.uris[member].authority();
+        authority.map_or("", |authority| authority.as_str())
     }
 
     /// Requests under way, breaker open, and healthy by active checks, for each upstream.
@@ -233,12 +243,14 @@ pub async fn forward(
             return Err(unavailable);
         };
         let member = leased.member;
-        let mut attempt = Request::new(body.take().unwrap_or_default());
-        *attempt.method_mut() = parts.method.clone();
-        *attempt.uri_mut() = at(&upstreams.uris[member], &path, query.as_deref());
-        *attempt.headers_mut() = parts.headers.clone();
+        let (base, trail) = (&upstreams.uris[member], &mut *context.trail);
+        let parent = trail.begin(member, base, &path, clock, context.random);
+        let uri = at(base, &path, query.as_deref());
+        let attempt = attempt(&parts, uri, parent, body.take());
         let limit = Duration::from_millis(settings.timeouts.response_ms);
-        match tokio::time::timeout(limit, upstreams.client.request(attempt)).await {
+        let result = tokio::time::timeout(limit, upstreams.client.request(attempt)).await;
+        trail.end(end_of(&result, &upload), clock);
+        match result {
             Ok(Ok(answer)) => {
                 return answered(answer, leased, client_upgrade, settings, &context);
             }
@@ -267,6 +279,31 @@ pub async fn forward(
                 failed = Some(member);
             }
         }
+    }
+}
+
+fn attempt(
+    parts: &http::request::Parts,
+    uri: Uri,
+    parent: HeaderValue,
+    body: Option<Body>,
+) -> Request<Body> {
+    let mut attempt = Request::new(body.unwrap_or_default());
+    *attempt.method_mut() = parts.method.clone();
+    *attempt.uri_mut() = uri;
+    *attempt.headers_mut() = parts.headers.clone();
+    attempt.headers_mut().insert("traceparent", parent);
+    attempt
+}
+
+/// What a trace tells of an attempt. What the client did is no fault of the upstream's.
+fn end_of<T>(result: &Result<Result<Response<T>, ClientError>, Elapsed>, upload: &Upload) -> End {
+    match result {
+        Ok(Ok(answer)) => End::Answered(answer.status()),
+        _ if upload.is_awaited() || upload.fault().is_some() => End::Unknown,
+        Err(_) => End::Failed("timeout"),
+        Ok(Err(error)) if error.is_connect() => End::Failed("connect"),
+        Ok(Err(_)) => End::Failed("broken"),
     }
 }
 

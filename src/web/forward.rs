@@ -21,7 +21,7 @@ pub async fn forward(
     edge: &Edge,
     route: &Route,
     request: Request<Body>,
-    passage: &Passage,
+    passage: &mut Passage,
 ) -> Result<Response, Error> {
     let credential = match route.settings().auth {
         Auth::None => Credential::None,
@@ -38,12 +38,12 @@ pub async fn forward(
     if let Some(caller) = &caller {
         limits::charge_signed_in(app, &passage.asked, caller)?;
     }
-    let https = app.config.public_origin_is_https();
     let context = Context {
         client: passage.address,
         request_id: &passage.request_id,
-        traceparent: traceparent(app),
-        scheme: if https { "https" } else { "http" },
+        trail: &mut passage.trail,
+        random: &app.random,
+        scheme: app.config.public_scheme(),
         identity: caller.as_ref().map(|caller| identity(app, route, caller)),
         consumed_authorization: caller.is_some() && matches!(credential, Credential::Bearer(_)),
         precise: app.config.gateway.downstream_errors == DownstreamErrors::Precise,
@@ -73,16 +73,4 @@ fn ended(app: &Arc<App>, credential: Credential) -> Ended {
     Ended(Arc::new(move || {
         Box::pin(until_ended(app.clone(), credential.clone()))
     }))
-}
-
-/// W3C Trace Context, level 1: a trace of our own, sampled.
-fn traceparent(app: &App) -> String {
-    let ids: [u8; 24] = app.random.bytes();
-    let hex = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    };
-    format!("00-{}-{}-01", hex(&ids[..16]), hex(&ids[16..]))
 }

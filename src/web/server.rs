@@ -98,9 +98,11 @@ fn refuse(app: &App, refusal: &Refusal, peer: SocketAddr) -> Vec<u8> {
             method: None,
             path: None,
             route: "gate",
+            upstream: None,
             status: refusal.status(),
             bytes: None,
             why: Some(reason),
+            trace: None,
             millis: None,
         }
         .to_bytes()

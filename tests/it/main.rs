@@ -17,3 +17,4 @@ mod pages;
 mod process;
 mod proof;
 mod proxy;
+mod tracing;

@@ -114,6 +114,7 @@ fn counted() -> Vec<(&'static str, f64)> {
         ("cargoextra_outbox_dead", 0.0),
         ("cargoextra_configuration_generation", 1.0),
         ("cargoextra_configuration_last_reload_successful", 1.0),
+        ("cargoextra_spans_total{outcome=\"sent\"}", 0.0),
         (
             concat!(
                 "cargoextra_build_info{version=\"",
@@ -269,14 +270,15 @@ async fn the_access_log_has_a_line_for_each_request() {
         "[[guard.rules]]\nname = \"no-cats\"\naction = \"deny\"\nwhen = { path = \"/x/cats\" }\n";
     let edge = format!("{rule}{}", route(&downstream, "auth = \"none\""));
     let (app, lines) = logging(edge).await;
+    let upstream = downstream.address.to_string();
     let mut expected = Vec::new();
     for (path, route, status, more) in [
-        ("/x/y?secret=1", "x", 200, json!({})),
+        ("/x/y?secret=1", "x", 200, json!({ "upstream": upstream })),
         (
             "/x/break",
             "x",
             500,
-            json!({ "why": "downstream_unavailable" }),
+            json!({ "upstream": upstream, "why": "downstream_unavailable" }),
         ),
         ("/x/cats", "own", 403, json!({ "why": "no-cats" })),
         ("/nowhere", "own", 404, json!({ "why": "not_found" })),
@@ -324,7 +326,8 @@ async fn the_access_log_has_a_line_for_what_the_gate_refused() {
     let broken = "POST /x/y HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n";
     let refused = exchange(app.address, broken.as_bytes()).await;
     let body = refused.split("\r\n\r\n").nth(1).expect("a body");
-    let more = json!({ "bytes": body.len(), "why": "chunk_size" });
+    let upstream = downstream.address.to_string();
+    let more = json!({ "upstream": upstream, "bytes": body.len(), "why": "chunk_size" });
     expected.push(line("POST", "/x/y", "x", 400, more));
     let found: Vec<Value> = lines().into_iter().map(stable).collect();
     assert_eq!(found, expected);

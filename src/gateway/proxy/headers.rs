@@ -77,7 +77,6 @@ pub fn towards_downstream(
         }
     };
     set("x-request-id", context.request_id);
-    set("traceparent", &context.traceparent);
     set("x-forwarded-for", &context.client.to_string());
     set("x-forwarded-proto", context.scheme);
     if let Some(identity) = &context.identity {

@@ -14,12 +14,15 @@ use crate::hash::{self, Hasher};
 use crate::keys::{Keyring, load_or_create};
 use crate::mail::transport::Transport;
 use crate::metrics::Metrics;
+use crate::metrics::process::Process;
+use crate::metrics::scrape::{Scraped, Upstream};
 use crate::random::{Random, Secret};
 use crate::store::db::Db;
 use crate::store::outbox;
 use crate::store::session_cache::SessionCache;
 use crate::telemetry::AccessLog;
 use crate::token::Tokens;
+use crate::trace::Tracer;
 
 #[derive(Debug)]
 pub struct App {
@@ -36,6 +39,7 @@ pub struct App {
     pub edge: ArcSwap<Edge>,
     pub sessions: SessionCache,
     pub access_log: AccessLog,
+    pub tracer: Tracer,
     /// What the pages show instead of the brand's name.
     pub logo: Option<Logo>,
     /// Rung by a commit that queued a mail; the worker listens.
@@ -64,6 +68,8 @@ impl App {
         let logo = logo::read(&config.pages.logo)?;
         let (clock, random) = (Arc::new(clock), Arc::new(random));
         let metrics = Arc::new(Metrics::default());
+        metrics.started.set(clock.now() as f64 / 1000.0);
+        let tracer = Tracer::new(&config.telemetry, &metrics);
         let hasher = Hasher::start(
             hash_settings(&config),
             clock.clone(),
@@ -94,6 +100,7 @@ impl App {
             edge: ArcSwap::from_pointee(edge),
             sessions: SessionCache::default(),
             access_log,
+            tracer,
             logo,
             mail_queued,
             node,
@@ -112,6 +119,33 @@ impl App {
             Some(&old),
         );
         self.edge.store(Arc::new(new));
+        self.metrics.count_reload(true);
+    }
+
+    /// The metrics as text, with what is only read when somebody asks.
+    pub fn scrape(&self) -> String {
+        let (edge, now) = (self.edge.load(), self.clock.now());
+        let routes = edge.routes.all().iter().zip(&edge.upstreams);
+        let upstreams = routes.flat_map(|(route, upstreams)| {
+            let states = upstreams.status(now).into_iter();
+            states.map(|status| Upstream {
+                route: route.settings().name.clone(),
+                upstream: status.upstream,
+                requests: status.under_way.into(),
+                idle: status.idle as i64,
+                is_open: status.is_open,
+                is_up: status.is_up,
+            })
+        });
+        let counters = edge.limits.counters();
+        let evictions = counters.evictions();
+        self.metrics.render(&Scraped {
+            upstreams: upstreams.collect(),
+            limit_keys: counters.live_keys(now as u64 * 1_000_000) as i64,
+            evicted: evictions.live,
+            evicted_refused: evictions.punished,
+            process: Process::read(),
+        })
     }
 
     /// How full the mail queue is; also tells whether the database answers.

@@ -7,6 +7,9 @@ use std::time::Instant;
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Millis = i64;
 
+/// Nanoseconds on a clock that nobody sets. Only differences mean anything.
+pub type Nanos = u64;
+
 /// Where the time comes from, with a floor: a clock that is set back never revives what has expired.
 #[derive(Debug)]
 pub struct Clock {
@@ -44,14 +47,15 @@ impl Floor {
 
 #[derive(Debug)]
 enum Source {
-    System,
+    /// With the moment that [`Clock::nanos`] counts from.
+    System(Instant),
     Manual(AtomicI64),
 }
 
 impl Clock {
     pub fn system() -> Self {
         Self {
-            source: Source::System,
+            source: Source::System(steady()),
             floor: Mutex::default(),
         }
     }
@@ -71,16 +75,29 @@ impl Clock {
             .lock()
             .expect("nothing panics while it holds this");
         match &self.source {
-            Source::System => floor.next(system_millis(), Some(steady())),
+            Source::System(_) => floor.next(system_millis(), Some(steady())),
             Source::Manual(at) => floor.next(at.load(Ordering::SeqCst), None),
         }
+    }
+
+    /// For how long something took: much finer than [`Clock::now`], and no lock is taken.
+    pub fn nanos(&self) -> Nanos {
+        match &self.source {
+            Source::System(began) => steady().saturating_duration_since(*began).as_nanos() as Nanos,
+            Source::Manual(at) => at.load(Ordering::SeqCst).max(0) as Nanos * 1_000_000,
+        }
+    }
+
+    /// What has passed since an earlier [`Clock::nanos`].
+    pub fn nanos_since(&self, began: Nanos) -> Nanos {
+        self.nanos().saturating_sub(began)
     }
 
     /// Moves a manual clock by `by` milliseconds (negative = back). The system's clock can't be moved.
     pub fn advance(&self, by: Millis) {
         match &self.source {
             Source::Manual(at) => at.fetch_add(by, Ordering::SeqCst),
-            Source::System => unreachable!("only a manual clock is moved"),
+            Source::System(_) => unreachable!("only a manual clock is moved"),
         };
     }
 }
@@ -173,6 +190,19 @@ mod tests {
         assert_eq!(clock.now(), 1_000);
         clock.advance(600);
         assert_eq!(clock.now(), 1_100);
+    }
+
+    #[test]
+    fn how_long_something_took_is_never_negative() {
+        let clock = Clock::manual(1_000);
+        let began = clock.nanos();
+        clock.advance(3);
+        assert_eq!(clock.nanos_since(began), 3_000_000);
+        clock.advance(-500);
+        assert_eq!(clock.nanos_since(began), 0);
+        let clock = Clock::system();
+        let (first, second) = (clock.nanos(), clock.nanos());
+        assert!(first <= second);
     }
 
     #[test]

@@ -237,6 +237,13 @@ pub struct Telemetry {
     pub log: String,
     pub access_log: String,
     pub format: LogFormat,
+    pub otlp_endpoint: String,
+    pub otlp_sample: f64,
+    pub otlp_queue: usize,
+    pub otlp_batch: usize,
+    pub otlp_delay: Span,
+    pub otlp_timeout: Span,
+    pub service_name: String,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -376,6 +383,15 @@ impl Config {
     /// Whether cookies may say `Secure`.
     pub fn public_origin_is_https(&self) -> bool {
         self.server.public_origin.starts_with("https://")
+    }
+
+    /// `http` or `https`, as people see us.
+    pub fn public_scheme(&self) -> &'static str {
+        if self.public_origin_is_https() {
+            "https"
+        } else {
+            "http"
+        }
     }
 
     /// Host (and port) of the public origin.

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use crate::config;
-use crate::metrics::Metrics;
+use crate::config::edge::guard::Action;
+use crate::config::edge::limits::Mode;
+use crate::metrics::{Hits, Metrics};
 
 pub mod balance;
 pub mod breaker;
@@ -30,7 +32,11 @@ use route::Routes;
 #[derive(Debug)]
 pub struct Edge {
     pub guard: Guard,
+    /// By [`guard::Rule::index`].
+    pub guard_hits: Hits,
     pub limits: Limits,
+    /// By [`limit::RuleId::index`].
+    pub limit_hits: Hits,
     pub routes: Routes,
     /// By [`route::Route::index`].
     pub upstreams: Vec<Arc<Upstreams>>,
@@ -61,9 +67,25 @@ impl Edge {
         let upstreams = settings.routes.iter().map(|route| {
             kept(route).unwrap_or_else(|| Arc::new(Upstreams::new(route, metrics, cores)))
         });
+        let guard = Guard::compile(&settings.guard);
+        let limits = Limits::compile(&settings.limits, counters);
+        let hit = |rule: &guard::Rule| match rule.action() {
+            Action::Deny => "denied",
+            Action::Allow => "allowed",
+            Action::Observe => "observed",
+        };
+        let refused = |rule: &limit::Rule| match rule.mode() {
+            Mode::Enforce => "refused",
+            Mode::Observe => "observed",
+        };
+        let guard_rules = guard.rules().iter().map(|rule| (rule.name(), hit(rule)));
+        let limit_rules = limits.rules().iter();
+        let limit_rules = limit_rules.map(|rule| (rule.name(), refused(rule)));
         Self {
-            guard: Guard::compile(&settings.guard),
-            limits: Limits::compile(&settings.limits, counters),
+            guard_hits: metrics.guard(guard_rules),
+            limit_hits: metrics.limits(limit_rules),
+            guard,
+            limits,
             routes: Routes::compile(&settings.routes),
             upstreams: upstreams.collect(),
         }

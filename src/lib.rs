@@ -30,3 +30,4 @@ pub mod private;
 pub mod random;
 pub mod telemetry;
 pub mod token;
+pub mod trace;

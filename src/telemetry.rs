@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
+use crate::clock::Nanos;
 use crate::config::{LogFormat, Telemetry};
 
 /// Installs the log to standard error.
@@ -41,14 +42,31 @@ pub struct Line<'a> {
     pub at: String,
     pub request: &'a str,
     pub client: String,
-    pub method: &'a str,
-    pub path: &'a str,
+    /// Of HTTP. This and the next two are missing if the gate refused the message: nobody has read it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<&'a str>,
+    /// A route's name, `own` for our own calls and pages, `gate` for a message that the gate refused.
     pub route: &'a str,
+    /// Host and port of the upstream that was asked last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<&'a str>,
     pub status: u16,
-    /// Why we refused, if we did: a rule's name or an error's code.
+    /// Of the body, if its length is known before it is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Why we refused, if we did: a guard rule's name, the gate's reason or an error's code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<&'a str>,
-    pub millis: i64,
+    /// The id of the trace, if it is recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    /// To the head of the answer, to the microsecond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub millis: Option<f64>,
 }
 
 impl AccessLog {
@@ -86,6 +104,22 @@ impl Line<'_> {
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes
+    }
+}
+
+/// Milliseconds with three decimals.
+pub fn millis(took: Nanos) -> f64 {
+    (took / 1_000) as f64 / 1_000.0
+}
+
+/// `1.1` and so on.
+pub fn version(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_09 => "0.9",
+        http::Version::HTTP_10 => "1.0",
+        http::Version::HTTP_2 => "2",
+        http::Version::HTTP_3 => "3",
+        _ => "1.1",
     }
 }
 

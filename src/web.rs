@@ -10,24 +10,26 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
+use http_body::Body as HttpBody;
 use tower::ServiceExt;
 
 use crate::accounts::Client;
 use crate::app::App;
-use crate::clock::{Millis, rfc3339};
+use crate::clock::{Millis, Nanos, rfc3339};
 use crate::config::edge::guard::Action;
 use crate::config::edge::limits::KeyKind;
 use crate::error::Error;
 use crate::gateway::Edge;
 use crate::gateway::client_ip::{self, Network};
 use crate::gateway::gate::GateHandle;
-use crate::gateway::guard::View;
+use crate::gateway::guard::{Rule, View};
 use crate::gateway::limit::{Key, Outcome};
 use crate::gateway::path;
 use crate::gateway::route::Found;
 use crate::metrics::RouteMetrics;
-use crate::telemetry::{Line, masked};
+use crate::telemetry::{self, Line, masked};
+use crate::trace::{self, Trail};
 use limits::Asked;
 use pages::{ErrorFor, Pages};
 use server::Connection;
@@ -66,13 +68,19 @@ struct Passage {
     /// It carried forwarding headers that nobody vouches for.
     forwarded: bool,
     asked: Asked,
+    version: Version,
+    started: Millis,
+    /// By the clock that nobody sets.
+    began: Nanos,
+    /// What became of it at its upstreams.
+    trail: Trail,
     gate: GateHandle,
     /// The limits' word by network, for the answer's `RateLimit` fields.
     limit: Option<Outcome>,
     /// The route's place among the edge's, for metrics and log.
     route: Option<usize>,
-    /// Why the guard refused.
-    why: Option<String>,
+    /// Why we refused: the guard's rule, the gate's reason for a body, or the error's code.
+    why: Option<Cow<'static, str>>,
 }
 
 impl Front {
@@ -93,7 +101,6 @@ impl Front {
     /// THE STACK: what happens to a request, outermost first. (The gate has read its bytes before.)
     pub async fn answer(&self, connection: Connection, mut request: Request<Body>) -> Response {
         let app = &*self.app;
-        let started = app.clock.now();
         let edge = app.edge.load_full();
         let origin = request.headers().get(header::ORIGIN).cloned();
         // Who calls, found out once; everything after uses this and never looks at the socket or the headers again.
@@ -103,7 +110,9 @@ impl Front {
             Ok(()) => self.dispatch(&edge, request, &mut passage).await,
             Err(error) => error.into_response(),
         };
-        let is_error = answer::is_error(&response);
+        let error = answer::error_code(&response);
+        let is_error = error.is_some();
+        passage.why = passage.why.or(error.map(Cow::Borrowed));
         let mut response = answer::finish(response, &passage.request_id);
         // A browser that asked for a page gets one; its visitor could do nothing with JSON.
         if let Some(error_for) = error_for.filter(|_| is_error && passage.route.is_none()) {
@@ -123,7 +132,7 @@ impl Front {
             // Behind a request that asked to switch, the gate waits for this.
             passage.gate.resume();
         }
-        self.note(&edge, &passage, response.status().as_u16(), started);
+        self.note(&edge, passage, &response);
         response
     }
 
@@ -174,23 +183,18 @@ impl Front {
             country: None,
             content_length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
         };
-        let metrics = &self.app.metrics;
-        let verdict = edge
-            .guard
-            .judge_with(&view, |rule| metrics.count_guard(rule.name(), "observed"));
+        let hit = |rule: &Rule| edge.guard_hits.count(rule.index());
+        let verdict = edge.guard.judge_with(&view, hit);
         let Some(rule) = verdict.rule else {
             return Ok(());
         };
+        hit(rule);
         match verdict.action {
             Action::Deny => {
-                metrics.count_guard(rule.name(), "denied");
-                passage.why = Some(rule.name().to_owned());
+                passage.why = Some(Cow::Owned(rule.name().to_owned()));
                 Err(Error::AccessDenied)
             }
-            _ => {
-                metrics.count_guard(rule.name(), "allowed");
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
@@ -247,30 +251,59 @@ impl Front {
         }
     }
 
-    /// Metrics and the access log.
-    fn note(&self, edge: &Edge, passage: &Passage, status: u16, started: Millis) {
+    /// Metrics, the access log and the trace.
+    fn note(&self, edge: &Edge, mut passage: Passage, response: &Response) {
         let app = &*self.app;
-        let millis = app.clock.now() - started;
-        let metrics = passage
+        let (took, status) = (
+            app.clock.nanos_since(passage.began),
+            response.status().as_u16(),
+        );
+        // A fault behind a head is answered by us like any other error.
+        if let (400, Some(refusal)) = (status, passage.gate.refusal()) {
+            app.metrics.count_gate(refusal.reason.as_str());
+            passage.why = Some(Cow::Borrowed(refusal.reason.as_str()));
+        }
+        let upstreams = passage.route.map(|route| &edge.upstreams[route]);
+        let metrics = upstreams.map_or(&self.own, |upstreams| &upstreams.metrics);
+        metrics.count(status, took);
+        let route = passage
             .route
-            .map_or(&self.own, |route| &edge.upstreams[route].metrics);
-        metrics.count(status, millis as f64 / 1000.0);
+            .map_or("own", |route| &edge.routes.all()[route].settings().name);
         app.access_log.write(|| {
             Line {
-                at: rfc3339(started),
+                at: rfc3339(passage.started),
                 request: &passage.request_id,
                 client: masked(passage.address),
-                method: passage.asked.method.as_str(),
-                path: passage.asked.path(),
-                route: passage
-                    .route
-                    .map_or("own", |route| &edge.routes.all()[route].settings().name),
+                version: Some(telemetry::version(passage.version)),
+                method: Some(passage.asked.method.as_str()),
+                path: Some(passage.asked.path()),
+                route,
+                upstream: upstreams
+                    .zip(passage.trail.upstream())
+                    .map(|(upstreams, member)| upstreams.authority(member)),
                 status,
+                bytes: response.body().size_hint().exact(),
                 why: passage.why.as_deref(),
-                millis,
+                trace: passage.trail.sampled().map(trace::Trace::id),
+                millis: Some(telemetry::millis(took)),
             }
             .to_bytes()
         });
+        app.tracer.record(
+            passage.trail,
+            &trace::Request {
+                started: passage.started,
+                began: passage.began,
+                took,
+                method: &passage.asked.method,
+                path: passage.asked.path(),
+                route,
+                scheme: app.config.public_scheme(),
+                version: passage.version,
+                status,
+                why: passage.why.as_deref(),
+            },
+        );
     }
 }
 
@@ -299,6 +332,8 @@ fn identify(app: &App, connection: Connection, request: &mut Request<Body>) -> P
     let config = &app.config.server;
     let source = app.config.client_address();
     let (peer, asked) = (connection.peer.ip(), Asked::of(request));
+    let (version, started, began) = (request.version(), app.clock.now(), app.clock.nanos());
+    let trail = app.tracer.begin(&app.random);
     let headers = request.headers_mut();
     let trusted = client_ip::is_trusted(&config.trusted_proxies, peer);
     let forwarded = !trusted && client_ip::carries_forwarding(headers);
@@ -311,6 +346,10 @@ fn identify(app: &App, connection: Connection, request: &mut Request<Body>) -> P
         network: Network::from(address),
         forwarded,
         asked,
+        version,
+        started,
+        began,
+        trail,
         gate: connection.gate,
         limit: None,
         route: None,

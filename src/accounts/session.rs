@@ -98,8 +98,10 @@ pub async fn authenticate_passing(app: &App, credential: &Credential) -> Result<
     };
     let now = app.clock.now();
     if let Some((account, session)) = app.sessions.get(&digest, now) {
+        app.metrics.session_hits.inc();
         return Ok(SignedIn { account, session });
     }
+    app.metrics.session_misses.inc();
     let generation = app.sessions.generation();
     // Apart: a request carries the room for what it waits for along, and most never come here.
     let found = Box::pin(authenticate(app, credential)).await?;

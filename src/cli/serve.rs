@@ -74,10 +74,10 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     crate::telemetry::install(&config.telemetry)?;
     let listeners = bind(&config).await?;
     let app = Arc::new(App::build(config, Clock::system(), Random::system()).await?);
-    // Whoever reads that we serve may also tell us to stop.
+    // Whoever reads that we serve may also tell us to stop or to reload.
     let stop = signalled();
-    greet(&app);
     reload_when_told(app.clone(), file);
+    greet(&app);
     run_with(app, listeners, stop).await
 }
 
@@ -129,9 +129,11 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
         }
         worker::run(worker, &working.mail_queued, worker_stopped).await;
     });
+    let (tracing, trace_stopped) = (app.clone(), worker_stop.subscribe());
+    let traces = tokio::spawn(async move { tracing.tracer.export(trace_stopped).await });
     while tasks.join_next().await.is_some() {}
     let _ = worker_stop.send(true);
-    let _ = mail.await;
+    let _ = tokio::join!(mail, traces);
     app.db.close().await;
     Ok(())
 }
@@ -163,9 +165,10 @@ async fn check_health(app: Arc<App>, mut stop: Stop) {
 
 /// At SIGHUP, reads the configuration again and puts guard, limits and routes in force, all of them or none.
 fn reload_when_told(app: Arc<App>, file: Option<PathBuf>) {
+    // Listened to before this returns: until then the signal would end the process.
+    let kind = tokio::signal::unix::SignalKind::hangup();
+    let mut told = tokio::signal::unix::signal(kind).expect("the system has signals");
     tokio::spawn(async move {
-        let kind = tokio::signal::unix::SignalKind::hangup();
-        let mut told = tokio::signal::unix::signal(kind).expect("the system has signals");
         while told.recv().await.is_some() {
             match Config::load(file.as_deref(), config::environment()) {
                 Ok(config) => {
@@ -174,7 +177,10 @@ fn reload_when_told(app: Arc<App>, file: Option<PathBuf>) {
                         "reloaded guard, limits and routes; other sections need a restart"
                     );
                 }
-                Err(problems) => tracing::error!(%problems, "not reloaded; all stays as it was"),
+                Err(problems) => {
+                    app.metrics.count_reload(false);
+                    tracing::error!(%problems, "not reloaded; all stays as it was");
+                }
             }
         }
     });

@@ -16,6 +16,7 @@ pub fn problems(config: &Config) -> Vec<String> {
     hash(config, &mut demand);
     accounts(config, &mut demand);
     pages(config, &mut demand);
+    telemetry(config, &mut demand);
     later(config, &mut demand);
     found
 }
@@ -244,6 +245,37 @@ fn pages(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     demand(
         contact.is_empty() || is_uri && contact.bytes().all(|b| b.is_ascii_graphic()),
         "pages.security_contact: must begin with mailto:, https:// or tel: (RFC 9116)",
+    );
+}
+
+fn telemetry(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    let telemetry = &config.telemetry;
+    let endpoint = telemetry.otlp_endpoint.parse::<http::Uri>();
+    let is_plain = |uri: http::Uri| {
+        let authority = uri.authority().map_or("", |it| it.as_str());
+        uri.scheme_str() == Some("http") && !authority.is_empty() && !authority.contains('@')
+    };
+    demand(
+        telemetry.otlp_endpoint.is_empty() || endpoint.is_ok_and(is_plain),
+        "telemetry.otlp_endpoint: write a collector's address such as http://127.0.0.1:4318/v1/traces; one that needs TLS is reached through a collector beside us",
+    );
+    demand(
+        (0.0..=1.0).contains(&telemetry.otlp_sample),
+        "telemetry.otlp_sample: must be 0.0 to 1.0, the share of requests that are traced",
+    );
+    demand(
+        telemetry.otlp_batch >= 1
+            && telemetry.otlp_batch <= telemetry.otlp_queue
+            && telemetry.otlp_queue <= 1_000_000,
+        "telemetry: otlp_batch must be at least 1 and at most otlp_queue, which is at most 1000000",
+    );
+    demand(
+        telemetry.otlp_delay.0 >= 10 && (100..=60_000).contains(&telemetry.otlp_timeout.0),
+        "telemetry: otlp_delay must be at least 10ms, otlp_timeout 100ms to 60s",
+    );
+    demand(
+        !telemetry.service_name.is_empty(),
+        "telemetry.service_name: give this installation a name",
     );
 }
 

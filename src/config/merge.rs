@@ -60,6 +60,10 @@ fn lay_over(base: &mut Table, over: Table, path: &str, problems: &mut Vec<String
             )),
             (Some(Value::Table(base)), Value::Table(over)) => lay_over(base, over, &name, problems),
             (Some(old), value) if old.same_type(&value) => *old = value,
+            // `1` is a share as good as `1.0`.
+            (Some(old @ Value::Float(_)), Value::Integer(whole)) => {
+                *old = Value::Float(whole as f64);
+            }
             (Some(old), value) => problems.push(format!(
                 "{name}: must be {}, not {}",
                 old.type_str(),
@@ -91,6 +95,10 @@ fn set_from_environment(table: &mut Table, keys: &[String], text: &str) -> Resul
         Value::Integer(_) => Value::Integer(
             text.parse()
                 .map_err(|_| format!("`{text}` is not a whole number"))?,
+        ),
+        Value::Float(_) => Value::Float(
+            text.parse()
+                .map_err(|_| format!("`{text}` is not a number"))?,
         ),
         Value::Array(_) => Value::Array(list(text)?),
         _ => return Err("this key can't be set from the environment".to_owned()),

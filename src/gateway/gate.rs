@@ -20,6 +20,7 @@ mod lines;
 mod refusal;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -39,8 +40,8 @@ const EMPTY_LINE: &[u8] = b"\r\n";
 /// A buffer that grew beyond this is not kept for the next message.
 const KEPT_BUFFER: usize = 4 * 1024;
 
-/// Makes the answer to a refused message; the place to count it and to give it a request id.
-pub type AnswerFn = dyn Fn(&Refusal) -> Vec<u8> + Send + Sync;
+/// Makes the answer to a refused message of a peer; the place to count and log it and to give it a request id.
+pub type AnswerFn = dyn Fn(&Refusal, SocketAddr) -> Vec<u8> + Send + Sync;
 
 /// What the gates of a listener have in common.
 pub struct Settings {
@@ -54,7 +55,7 @@ pub struct Settings {
     pub linger: Duration,
     /// Let HTTP/2 with prior knowledge pass unchecked: only ahead of a server that detects it.
     pub http2: bool,
-    /// Makes the answers; by default `|refusal| refusal.answer(None)`.
+    /// Makes the answers; by default without a request id.
     pub answer: Box<AnswerFn>,
 }
 
@@ -65,7 +66,7 @@ impl Default for Settings {
             head_timeout: Some(Duration::from_secs(10)),
             linger: Duration::from_secs(2),
             http2: false,
-            answer: Box::new(|refusal| refusal.answer(None)),
+            answer: Box::new(|refusal, _| refusal.answer(None)),
         }
     }
 }
@@ -73,6 +74,8 @@ impl Default for Settings {
 /// A connection whose input is checked; hand it to hyper in place of the connection.
 pub struct Gate<S> {
     io: S,
+    /// The other end of the connection.
+    peer: SocketAddr,
     settings: Arc<Settings>,
     handle: GateHandle,
     framer: Framer,
@@ -118,9 +121,10 @@ enum Mode {
 
 impl<S> Gate<S> {
     /// A gate at the start of a connection.
-    pub fn new(io: S, settings: Arc<Settings>) -> Gate<S> {
+    pub fn new(io: S, peer: SocketAddr, settings: Arc<Settings>) -> Gate<S> {
         Gate {
             io,
+            peer,
             handle: GateHandle::default(),
             framer: Framer::new(settings.limits),
             mode: if settings.http2 {

@@ -17,6 +17,8 @@ use super::route::Route;
 use crate::clock::Clock;
 use crate::config::edge::routes::RouteSettings;
 use crate::error::Error;
+use crate::random::Random;
+use crate::trace::{End, Trail};
 
 mod answer;
 mod connect;
@@ -39,8 +41,7 @@ use upstreams::{Leased, at};
 pub struct Context<'a> {
     pub client: IpAddr,
     pub request_id: &'a str,
-    /// W3C trace context, made by us.
-    pub traceparent: &'a str,
+    pub random: &'a Random,
     /// `http` or `https`, as the client sees us.
     pub scheme: &'static str,
     pub identity: Option<Told>,
@@ -91,6 +92,7 @@ pub async fn forward(
     clock: &Arc<Clock>,
     mut request: Request<Body>,
     context: Context<'_>,
+    trail: &mut Trail,
 ) -> Result<Response<Body>, Error> {
     let settings = route.settings();
     let upgrade = headers::upgrade(request.method(), request.headers(), request.version());
@@ -109,47 +111,95 @@ pub async fn forward(
         upload: &upload,
         context: &context,
     };
-    let replayable = is_idempotent(plan.method) && body.is_none();
     upstreams.save_up();
-    let (mut failed, mut fresh) = (None, false);
+    let mut tries = Tries {
+        replayable: is_idempotent(plan.method) && body.is_none(),
+        failed: None,
+        fresh: false,
+    };
     loop {
-        let Some(leased) = upstreams.pick(clock, failed) else {
-            return Err(Error::DownstreamUnavailable {
-                precise: context.precise,
-            });
+        let Some(leased) = upstreams.pick(clock, tries.failed) else {
+            return Err(unavailable(&context));
         };
-        let member = leased.member;
-        let limit = bounds.for_answer(settings);
-        let failure = match send(upstreams, member, &plan, &mut body, (limit, fresh)).await {
+        let (member, limit) = (leased.member, bounds.for_answer(settings));
+        let url = upstreams.url(member);
+        let parent = trail.begin(member, url, &plan.path, clock, context.random);
+        let how = (limit, tries.fresh);
+        let tried = send(upstreams, member, &plan, &parent, &mut body, how).await;
+        trail.end(end_of(&tried), clock);
+        match tried {
             Ok(answered) => return deliver(answered, leased, client_upgrade, &bounds, &context),
-            Err(failure) => failure,
-        };
+            Err(failure) => tries.failed(failure, leased, upstreams, settings, &plan)?,
+        }
+    }
+}
+
+fn unavailable(context: &Context<'_>) -> Error {
+    Error::DownstreamUnavailable {
+        precise: context.precise,
+    }
+}
+
+/// What has been tried.
+struct Tries {
+    /// Sending it twice does no harm, and is possible.
+    replayable: bool,
+    /// The upstream that failed, if one did.
+    failed: Option<usize>,
+    /// The next try takes no kept connection.
+    fresh: bool,
+}
+
+impl Tries {
+    /// Takes note of a failure; an error if there is no further try.
+    fn failed(
+        &mut self,
+        failure: Failure,
+        leased: Leased,
+        upstreams: &Upstreams,
+        settings: &RouteSettings,
+        plan: &Plan<'_>,
+    ) -> Result<(), Error> {
+        let (context, member) = (plan.context, leased.member);
         // What a client does must not count against the upstream: five of it would shut everybody out.
-        if let Some(fault) = upload.fault() {
+        if let Some(fault) = plan.upload.fault() {
             leased.finish(Ending::Unknown);
             return Err(fault);
         }
-        if matches!(failure, Failure::Stale) && replayable && !fresh {
+        if matches!(failure, Failure::Stale) && self.replayable && !self.fresh {
             // Nobody's failure: kept connections end at some time.
             leased.finish(Ending::Unknown);
-            fresh = true;
-            continue;
+            self.fresh = true;
+            return Ok(());
         }
         leased.finish(Ending::Failure);
-        tell(&failure, upstreams, member, settings, &context);
+        tell(&failure, upstreams, member, settings, context);
         if matches!(failure, Failure::Timeout) {
             return Err(Error::DownstreamTimeout {
                 precise: context.precise,
             });
         }
         // What has not left may be sent elsewhere, whatever it is.
-        let again = replayable || matches!(failure, Failure::Connect(_));
-        if !again || failed.is_some() || settings.retries == 0 || !upstreams.pay_for_retry() {
-            return Err(Error::DownstreamUnavailable {
-                precise: context.precise,
-            });
+        let again = self.replayable || matches!(failure, Failure::Connect(_));
+        if !again || self.failed.is_some() || settings.retries == 0 || !upstreams.pay_for_retry() {
+            return Err(unavailable(context));
         }
-        failed = Some(member);
+        self.failed = Some(member);
+        Ok(())
+    }
+}
+
+/// What the trace is told of a try.
+fn end_of(tried: &Result<Answered, Failure>) -> End {
+    match tried {
+        Ok(answered) => End::Answered(answered.status),
+        Err(Failure::Timeout) => End::Failed("timeout"),
+        Err(Failure::Connect(_)) => End::Failed("connect"),
+
+        Err(Failure::Stale | Failure::Malformed(_) | Failure::Broken(_) | Failure::Protocol(_)) => {
+            End::Failed("broken")
+        }
+        Err(Failure::Client) => End::Unknown,
     }
 }
 
@@ -182,17 +232,26 @@ async fn send(
     upstreams: &Arc<Upstreams>,
     member: usize,
     plan: &Plan<'_>,
+    traceparent: &HeaderValue,
     body: &mut Option<Body>,
     (limit, fresh): (Duration, bool),
 ) -> Result<Answered, Failure> {
     if upstreams.http2().is_some() {
-        return Box::pin(send_http2(upstreams, member, plan, body, limit)).await;
+        return Box::pin(send_http2(
+            upstreams,
+            member,
+            plan,
+            traceparent,
+            body,
+            limit,
+        ))
+        .await;
     }
     let mut conn = upstreams
         .connection(member, fresh)
         .await
         .map_err(Failure::Connect)?;
-    plan.write_head(upstreams.authority(member), conn.head());
+    plan.write_head(upstreams.authority(member), traceparent, conn.head());
     let asked = Asked {
         head: *plan.method == Method::HEAD,
         upgrade: plan.upgrade.is_some(),
@@ -210,14 +269,14 @@ async fn send(
 
 impl Plan<'_> {
     /// Writes the head in HTTP/1.1, with its empty line.
-    fn write_head(&self, authority: &str, out: &mut BytesMut) {
+    fn write_head(&self, authority: &str, traceparent: &HeaderValue, out: &mut BytesMut) {
         let mut line = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
         line(&[self.method.as_str().as_bytes(), b" ", self.path.as_bytes()]);
         if let Some(query) = self.query {
             line(&[b"?", query.as_bytes()]);
         }
         line(&[b" HTTP/1.1\r\nhost: ", authority.as_bytes(), b"\r\n"]);
-        headers::towards_downstream(self.headers, self.context, |name, value| {
+        headers::towards_downstream(self.headers, self.context, traceparent, |name, value| {
             line(&[name.as_bytes(), b": ", value, b"\r\n"]);
         });
         match self.framing {
@@ -237,9 +296,9 @@ impl Plan<'_> {
     }
 
     /// The same as fields of HTTP/2.
-    fn fields(&self) -> HeaderMap {
+    fn fields(&self, traceparent: &HeaderValue) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.headers.len() + 8);
-        headers::towards_downstream(self.headers, self.context, |name, value| {
+        headers::towards_downstream(self.headers, self.context, traceparent, |name, value| {
             let pair = (
                 HeaderName::from_bytes(name.as_bytes()),
                 HeaderValue::from_bytes(value),
@@ -271,6 +330,7 @@ async fn send_http2(
     upstreams: &Arc<Upstreams>,
     member: usize,
     plan: &Plan<'_>,
+    traceparent: &HeaderValue,
     body: &mut Option<Body>,
     limit: Duration,
 ) -> Result<Answered, Failure> {
@@ -279,7 +339,7 @@ async fn send_http2(
     *request.method_mut() = plan.method.clone();
     *request.uri_mut() = at(upstreams.url(member), &plan.path, plan.query);
     *request.version_mut() = Version::HTTP_2;
-    *request.headers_mut() = plan.fields();
+    *request.headers_mut() = plan.fields(traceparent);
     let mut answer = std::pin::pin!(client.request(request));
     let answer = loop {
         let frames = plan.upload.frames();
@@ -324,9 +384,7 @@ fn deliver(
             _ => {
                 // A switch that nobody asked for (CVE-2026-2833): never pass it on.
                 leased.finish(Ending::Failure);
-                Err(Error::DownstreamUnavailable {
-                    precise: context.precise,
-                })
+                Err(unavailable(context))
             }
         };
     }

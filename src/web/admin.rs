@@ -123,5 +123,5 @@ fn one(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, kind)], app.scrape()).into_response()
 }

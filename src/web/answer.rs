@@ -79,9 +79,10 @@ impl IntoResponse for Error {
     }
 }
 
-/// Whether [`finish`] has an error to write.
-pub fn is_error(response: &Response) -> bool {
-    response.extensions().get::<Arc<Error>>().is_some()
+/// The code of the error that [`finish`] has to write, if it has.
+pub fn error_code(response: &Response) -> Option<&'static str> {
+    let error = response.extensions().get::<Arc<Error>>();
+    error.map(|error| error.public().1)
 }
 
 /// Writes the body of an error, logs what is internal (here and nowhere else), and names the request.

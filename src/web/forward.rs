@@ -12,11 +12,11 @@ use crate::accounts::session::{Credential, SignedIn, authenticate_passing, until
 use crate::app::App;
 use crate::clock::Millis;
 use crate::config::edge::routes::{Auth, DownstreamErrors};
+use crate::cores;
 use crate::error::Error;
 use crate::gateway::Edge;
 use crate::gateway::proxy::{self, Context, Ended, Identity, Told};
 use crate::gateway::route::Route;
-use crate::{cores, random};
 
 /// How long one assertion is told again: it is good for 60 s, and a service should have most of that left.
 const TOLD_AGAIN: Millis = 10_000;
@@ -81,7 +81,7 @@ pub async fn forward(
     edge: &Edge,
     route: &Route,
     request: Request<Body>,
-    passage: &Passage,
+    passage: &mut Passage,
 ) -> Result<Response, Error> {
     let credential = match route.settings().auth {
         Auth::None => Credential::None,
@@ -98,12 +98,11 @@ pub async fn forward(
     if let Some(caller) = &caller {
         limits::charge_signed_in(app, &passage.asked, caller)?;
     }
-    let https = app.config.public_origin_is_https();
     let context = Context {
         client: passage.address,
         request_id: &passage.request_id,
-        traceparent: &traceparent(app),
-        scheme: if https { "https" } else { "http" },
+        random: &app.random,
+        scheme: app.config.public_scheme(),
         identity: caller
             .as_ref()
             .map(|caller| assertions.identity(app, route, caller)),
@@ -114,7 +113,8 @@ pub async fn forward(
         ended: caller.is_some().then(|| ended(app, credential)),
     };
     let upstreams = &edge.upstreams[route.index()];
-    proxy::forward(upstreams, route, &app.clock, request, context).await
+    let trail = &mut passage.trail;
+    proxy::forward(upstreams, route, &app.clock, request, context, trail).await
 }
 
 fn identity(app: &App, audience: &str, caller: &SignedIn, now: Millis) -> Identity {
@@ -134,12 +134,4 @@ fn ended(app: &Arc<App>, credential: Credential) -> Ended {
     Ended(Arc::new(move || {
         Box::pin(until_ended(app.clone(), credential.clone()))
     }))
-}
-
-/// W3C Trace Context, level 1: a trace of our own, sampled.
-fn traceparent(app: &App) -> String {
-    let ids: [u8; 24] = app.random.bytes();
-    let hex = random::hex(&ids);
-    let (trace, span) = hex.split_at(32);
-    ["00-", trace, "-", span, "-01"].concat()
 }

@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::config::edge::limits::KeyKind;
 use crate::error::Error;
 use crate::gateway::Edge;
-use crate::gateway::limit::{Key, Outcome};
+use crate::gateway::limit::{Key, Outcome, RuleId};
 
 /// What was asked for, as the rules see it.
 #[derive(Clone, Debug)]
@@ -45,16 +45,12 @@ pub fn charge<'k>(
 ) -> Result<Outcome, Error> {
     let rules = edge.limits.rules_for(&asked.method, asked.path());
     let now = app.clock.now() as u64 * 1_000_000;
-    let observed = |id| {
-        app.metrics
-            .count_limit(edge.limits.rule(id).name(), "observed")
-    };
+    let observed = |id: RuleId| edge.limit_hits.count(id.index());
     let outcome = edge.limits.check_all(rules, key_of, now, observed);
     let Some(refusing) = outcome.rule.filter(|_| !outcome.decision.allowed) else {
         return Ok(outcome);
     };
-    app.metrics
-        .count_limit(edge.limits.rule(refusing).name(), "refused");
+    edge.limit_hits.count(refusing.index());
     let mut fields = HeaderMap::new();
     edge.limits.put_fields(&mut fields, &outcome);
     let retry_after = u64::from(outcome.decision.retry_after_s).max(1);

@@ -15,7 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
-use crate::gateway::gate::{self, Gate, GateHandle};
+use crate::clock::rfc3339;
+use crate::gateway::gate::{self, Gate, GateHandle, Refusal};
+use crate::telemetry::{Line, masked};
 
 /// Turns true once, when the process is to stop.
 pub type Stop = watch::Receiver<bool>;
@@ -63,10 +65,7 @@ impl Bounds {
             head_timeout: Some(server.header_timeout.std()),
             linger: LINGER,
             http2: false,
-            answer: Box::new(move |refusal| {
-                counting.metrics.count_gate(refusal.reason.as_str());
-                refusal.answer(Some(&counting.id()))
-            }),
+            answer: Box::new(move |refusal, peer| refuse(&counting, refusal, peer)),
         };
         Self {
             header_timeout: server.header_timeout.std() + GATE_FIRST,
@@ -83,6 +82,32 @@ impl Bounds {
         self.max_connections = most;
         self
     }
+}
+
+/// The answer to a message that nobody but the gate has seen: counted and logged like any other. Who is behind a proxy is not known, for
+/// no header was read.
+fn refuse(app: &App, refusal: &Refusal, peer: SocketAddr) -> Vec<u8> {
+    let (request_id, reason) = (app.id(), refusal.reason.as_str());
+    app.metrics.count_gate(reason);
+    app.access_log.write(|| {
+        Line {
+            at: rfc3339(app.clock.now()),
+            request: &request_id,
+            client: masked(peer.ip()),
+            version: None,
+            method: None,
+            path: None,
+            route: "gate",
+            upstream: None,
+            status: refusal.status(),
+            bytes: None,
+            why: Some(reason),
+            trace: None,
+            millis: None,
+        }
+        .to_bytes()
+    });
+    refusal.answer(Some(&request_id))
 }
 
 /// Accepts until `stop`, then lets running requests finish, for at most `drain_timeout`.
@@ -145,7 +170,7 @@ async fn connection<S, F>(
 {
     // Answers are small and written at once.
     let _ = stream.set_nodelay(true);
-    let gate = Gate::new(stream, bounds.gate.clone());
+    let gate = Gate::new(stream, peer, bounds.gate.clone());
     let handle = gate.handle();
     let service = service_fn(move |request: Request<Incoming>| {
         let connection = Connection {

@@ -271,6 +271,11 @@ impl Caller {
         }
     }
 
+    /// Whom it calls.
+    pub fn target(&self) -> SocketAddr {
+        self.target
+    }
+
     /// Calls from another address of the loopback network: each is a network of its own.
     pub fn from(mut self, address: &str) -> Self {
         self.from = address.parse().expect("an address");

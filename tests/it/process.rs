@@ -1,5 +1,6 @@
 //! The real binary as a process of its own, and a foreign mail server beside it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -72,10 +73,19 @@ impl Installation {
 
     /// Starts `serve` on free ports and waits until it says that it serves.
     pub async fn serve(&self) -> Process {
+        self.serve_given(&[]).await
+    }
+
+    /// The same with a configuration file of the folder.
+    pub async fn serve_with(&self, file: &str) -> Process {
+        self.serve_given(&["--config", file]).await
+    }
+
+    async fn serve_given(&self, arguments: &[&str]) -> Process {
         let mut said = String::new();
         // A port that was free a moment ago may be taken: then others are tried.
         for _ in 0..5 {
-            match self.try_serve().await {
+            match self.try_serve(arguments).await {
                 Ok(process) => return process,
                 Err(why) => said = why,
             }
@@ -83,7 +93,7 @@ impl Installation {
         panic!("cargoextra does not serve: {said}");
     }
 
-    async fn try_serve(&self) -> Result<Process, String> {
+    async fn try_serve(&self, arguments: &[&str]) -> Result<Process, String> {
         let (public, admin) = (free_port(), free_port());
         let log = std::fs::File::options()
             .create(true)
@@ -92,6 +102,7 @@ impl Installation {
             .expect("a log file");
         let mut child = self
             .command()
+            .args(arguments)
             .env("CARGOEXTRA_SERVER__LISTEN", format!("127.0.0.1:{public}"))
             .env("CARGOEXTRA_ADMIN__LISTEN", format!("127.0.0.1:{admin}"))
             .stdout(Stdio::piped())
@@ -160,11 +171,25 @@ impl Process {
         self.child.kill().await.expect("it runs");
     }
 
+    /// Where the public listener is.
+    pub fn address(&self) -> SocketAddr {
+        self.public.target()
+    }
+
+    /// SIGHUP: read the configuration again.
+    pub async fn hang_up(&self) {
+        self.signal("-HUP").await;
+    }
+
+    async fn signal(&self, signal: &str) {
+        let id = self.child.id().expect("it runs").to_string();
+        let told = Command::new("kill").args([signal, &id]).status().await;
+        assert!(told.is_ok_and(|status| status.success()));
+    }
+
     /// SIGTERM, and until it has ended.
     pub async fn stop(mut self) -> bool {
-        let id = self.child.id().expect("it runs").to_string();
-        let told = Command::new("kill").args(["-TERM", &id]).status().await;
-        assert!(told.is_ok_and(|status| status.success()));
+        self.signal("-TERM").await;
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.expect("it stops").expect("it ran").success()
     }
@@ -208,26 +233,8 @@ pub struct Taken {
 }
 
 impl Sink {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "how scripts/test tells the tests which Python has aiosmtpd"
-    )]
     pub async fn start(options: &[&str]) -> Self {
-        let python = std::env::var("CARGOEXTRA_TEST_PYTHON").expect(
-            "CARGOEXTRA_TEST_PYTHON names a Python with aiosmtpd; ./scripts/test installs one",
-        );
-        let mut child = Command::new(python)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/smtp/sink.py"))
-            .args(options)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("Python starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let first = tokio::time::timeout(PATIENCE, lines.next_line()).await;
-        let first = first.expect("it starts").expect("UTF-8").expect("a line");
-        let port = first.strip_prefix("PORT ").expect("its first line");
-        let port = port.parse().expect("a port");
+        let (child, port, mut lines) = foreign("tests/smtp/sink.py", options).await;
         let (send, taken) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
@@ -252,6 +259,32 @@ impl Sink {
         }
         count
     }
+}
+
+/// A server that this project did not write, behind a few lines of Python: the process, its port, and what it tells.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how scripts/test tells the tests which Python has what they need"
+)]
+pub async fn foreign(
+    script: &str,
+    options: &[&str],
+) -> (Child, u16, Lines<BufReader<ChildStdout>>) {
+    let python = std::env::var("CARGOEXTRA_TEST_PYTHON").expect(
+        "CARGOEXTRA_TEST_PYTHON names a Python with what the tests need; ./scripts/test installs one",
+    );
+    let mut child = Command::new(python)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script))
+        .args(options)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("Python starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let first = tokio::time::timeout(PATIENCE, lines.next_line()).await;
+    let first = first.expect("it starts").expect("UTF-8").expect("a line");
+    let port = first.strip_prefix("PORT ").expect("its first line");
+    (child, port.parse().expect("a port"), lines)
 }
 
 impl Taken {

@@ -80,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gate<S> {
         }
         match self.mode {
             Mode::Ended(refusal) => {
-                let bytes = (self.settings.answer)(&refusal);
+                let bytes = (self.settings.answer)(&refusal, self.peer);
                 Stage::Answer { bytes, written: 0 }
             }
             _ => Stage::Finish,

@@ -56,6 +56,7 @@ fn options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 pub fn towards_downstream(
     headers: &HeaderMap,
     context: &Context<'_>,
+    traceparent: &HeaderValue,
     mut put: impl FnMut(&str, &[u8]),
 ) {
     for (name, value) in headers {
@@ -75,7 +76,7 @@ pub fn towards_downstream(
         }
     }
     put("x-request-id", context.request_id.as_bytes());
-    put("traceparent", context.traceparent.as_bytes());
+    put("traceparent", traceparent.as_bytes());
     // The longest IPv6 address has 45 characters.
     let mut address = [0; 48];
     let mut rest = &mut address[..];

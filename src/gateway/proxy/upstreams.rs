@@ -15,7 +15,8 @@ use super::answer::Asked;
 use super::connect::{Connector, Tls};
 use super::http1::{Conn, Sent, now};
 use crate::clock::{Clock, Millis};
-use crate::config::edge::routes::{Health, Protocol, RouteSettings};
+use crate::config::edge::routes::health::Health;
+use crate::config::edge::routes::{Protocol, RouteSettings};
 use crate::cores;
 use crate::gateway::balance::{Group, Lease};
 use crate::gateway::breaker::{Ending, Policy, State};
@@ -53,6 +54,21 @@ struct Member {
 struct Idle {
     conn: Box<Conn>,
     since: Instant,
+}
+
+/// How one upstream is, for metrics.
+#[derive(Debug)]
+pub struct Status {
+    /// Host and port.
+    pub upstream: String,
+    /// Requests.
+    pub under_way: u32,
+    /// Connections that are kept for later requests.
+    pub idle: usize,
+    /// It failed too often and gets no requests.
+    pub is_open: bool,
+    /// Its health checks say so, or it has none.
+    pub is_up: bool,
 }
 
 /// Where a connection goes when its request is through.
@@ -117,24 +133,18 @@ impl Upstreams {
         }
     }
 
-    /// Requests under way, breaker open, and healthy by active checks, for each upstream.
-    pub fn status(&self, now: Millis) -> Vec<(String, u32, bool, bool)> {
+    /// How each upstream is.
+    pub fn status(&self, now: Millis) -> Vec<Status> {
         let group = lock(&self.group);
-        let states = group.status(now as u64);
-        let told = self
-            .members
-            .iter()
-            .zip(states)
-            .map(|(member, (under_way, state, up))| {
-                (member.url.to_string(), under_way, state == State::Open, up)
-            });
-        told.collect()
-    }
-
-    /// Connections that are kept for later requests.
-    pub fn idle(&self) -> usize {
-        let idle = self.members.iter().flat_map(|member| &member.idle);
-        idle.map(|kept| lock(kept).len()).sum()
+        let states = self.members.iter().zip(group.status(now as u64));
+        let status = |(member, (under_way, state, is_up)): (&Member, (u32, State, bool))| Status {
+            upstream: member.authority.clone(),
+            under_way,
+            idle: member.idle.iter().map(|kept| lock(kept).len()).sum(),
+            is_open: state == State::Open,
+            is_up,
+        };
+        states.map(status).collect()
     }
 
     /// Closes connections that were idle for too long.

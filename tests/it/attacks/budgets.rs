@@ -128,7 +128,7 @@ on_both! {
         let compared: usize = futures_util::future::join_all(again).await.iter().sum();
         assert_eq!(compared, 0, "nobody has a second");
         assert_eq!(app.app.metrics.code_budget_spent.get(), 370);
-        assert!(app.app.metrics.render().contains("cargoextra_code_budget_spent_total 370"));
+        assert!(app.app.scrape().contains("cargoextra_code_budget_spent_total 370"));
 
         for time in 1..4 {
             app.advance(11 * MINUTE);

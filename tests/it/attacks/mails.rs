@@ -284,7 +284,7 @@ on_both! {
         })));
         down.deliver().await;
         let metric = |name: &str| {
-            let text = down.app.metrics.render();
+            let text = down.app.scrape();
             let line = text.lines().find(|line| line.starts_with(&format!("cargoextra_{name} "))).map(str::to_owned);
             line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).expect("a metric")
         };

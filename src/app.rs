@@ -20,7 +20,7 @@ use crate::random::{Random, Secret};
 use crate::store::db::Db;
 use crate::store::outbox;
 use crate::store::session_cache::SessionCache;
-use crate::telemetry::AccessLog;
+use crate::telemetry::access_log::AccessLog;
 use crate::token::Tokens;
 use crate::trace::Tracer;
 
@@ -84,7 +84,7 @@ impl App {
             config.cores(),
             None,
         );
-        let access_log = AccessLog::open(&config.telemetry.access_log)?;
+        let access_log = AccessLog::open(&config.telemetry, config.cores())?;
         let node = random.id(clock.now());
         let mail_queued = tokio::sync::Notify::new();
         Ok(Self {

@@ -236,6 +236,7 @@ pub struct Pages {
 pub struct Telemetry {
     pub log: String,
     pub access_log: String,
+    pub access_log_flush: Span,
     pub format: LogFormat,
     pub otlp_endpoint: String,
     pub otlp_sample: f64,

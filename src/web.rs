@@ -16,7 +16,7 @@ use tower::ServiceExt;
 
 use crate::accounts::Client;
 use crate::app::App;
-use crate::clock::{Millis, Nanos, rfc3339};
+use crate::clock::{Millis, Nanos};
 use crate::config::edge::guard::Action;
 use crate::config::edge::limits::KeyKind;
 use crate::error::Error;
@@ -28,7 +28,7 @@ use crate::gateway::limit::{Key, Outcome};
 use crate::gateway::path;
 use crate::gateway::route::Found;
 use crate::metrics::RouteMetrics;
-use crate::telemetry::{self, Line, masked};
+use crate::telemetry::access_log::{Line, Read};
 use crate::trace::{self, Trail};
 use limits::Asked;
 use pages::{ErrorFor, Pages};
@@ -269,25 +269,24 @@ impl Front {
         let route = passage
             .route
             .map_or("own", |route| &edge.routes.all()[route].settings().name);
-        app.access_log.write(|| {
-            Line {
-                at: rfc3339(passage.started),
-                request: &passage.request_id,
-                client: masked(passage.address),
-                version: Some(telemetry::version(passage.version)),
-                method: Some(passage.asked.method.as_str()),
-                path: Some(passage.asked.path()),
-                route,
-                upstream: upstreams
-                    .zip(passage.trail.upstream())
-                    .map(|(upstreams, member)| upstreams.authority(member)),
-                status,
-                bytes: response.body().size_hint().exact(),
-                why: passage.why.as_deref(),
-                trace: passage.trail.sampled().map(trace::Trace::id),
-                millis: Some(telemetry::millis(took)),
-            }
-            .to_bytes()
+        app.access_log.write(|| Line {
+            at: passage.started,
+            request: &passage.request_id,
+            client: passage.address,
+            read: Some(Read {
+                version: passage.version,
+                method: passage.asked.method.as_str(),
+                path: passage.asked.path(),
+            }),
+            route,
+            upstream: upstreams
+                .zip(passage.trail.upstream())
+                .map(|(upstreams, member)| upstreams.authority(member)),
+            status,
+            bytes: response.body().size_hint().exact(),
+            why: passage.why.as_deref(),
+            trace: passage.trail.sampled().map(trace::Trace::id),
+            took: Some(took),
         });
         app.tracer.record(
             passage.trail,

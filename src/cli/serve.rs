@@ -117,6 +117,7 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
         },
     ));
     tasks.spawn(check_health(app.clone(), stop.clone()));
+    tasks.spawn(flush_access_log(app.clone(), stop.clone()));
     let sweeping = (app.clone(), stop.clone());
     tasks.spawn(async move { sweep::run(&sweeping.0, sweeping.1).await });
     // The worker stops after the listeners have drained, so that the mail of a last request is not left to the next start.
@@ -134,8 +135,24 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
     while tasks.join_next().await.is_some() {}
     let _ = worker_stop.send(true);
     let _ = tokio::join!(mail, traces);
+    app.access_log.flush();
     app.db.close().await;
     Ok(())
+}
+
+/// Writes the lines that have been collected, again and again.
+async fn flush_access_log(app: Arc<App>, mut stop: Stop) {
+    let period = app.config.telemetry.access_log_flush.std();
+    if period.is_zero() {
+        return;
+    }
+    let mut every = tokio::time::interval(period);
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            _ = every.tick() => app.access_log.flush(),
+        }
+    }
 }
 
 /// Asks the upstreams of routes with `health` how they are, each at its own interval.

@@ -15,9 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
-use crate::clock::rfc3339;
 use crate::gateway::gate::{self, Gate, GateHandle, Refusal};
-use crate::telemetry::{Line, masked};
+use crate::telemetry::access_log::Line;
 
 /// Turns true once, when the process is to stop.
 pub type Stop = watch::Receiver<bool>;
@@ -89,23 +88,18 @@ impl Bounds {
 fn refuse(app: &App, refusal: &Refusal, peer: SocketAddr) -> Vec<u8> {
     let (request_id, reason) = (app.id(), refusal.reason.as_str());
     app.metrics.count_gate(reason);
-    app.access_log.write(|| {
-        Line {
-            at: rfc3339(app.clock.now()),
-            request: &request_id,
-            client: masked(peer.ip()),
-            version: None,
-            method: None,
-            path: None,
-            route: "gate",
-            upstream: None,
-            status: refusal.status(),
-            bytes: None,
-            why: Some(reason),
-            trace: None,
-            millis: None,
-        }
-        .to_bytes()
+    app.access_log.write(|| Line {
+        at: app.clock.now(),
+        request: &request_id,
+        client: peer.ip(),
+        read: None,
+        route: "gate",
+        upstream: None,
+        status: refusal.status(),
+        bytes: None,
+        why: Some(reason),
+        trace: None,
+        took: None,
     });
     refusal.answer(Some(&request_id))
 }

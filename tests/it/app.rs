@@ -116,6 +116,7 @@ impl TestApp {
         // The limits have tests of their own; here a test may call as often as it likes.
         config.edge.limits.enabled = false;
         config.telemetry.access_log = "off".to_owned();
+        config.telemetry.access_log_flush = cargoextra::config::Span(0);
         change(&mut config);
         config
     }

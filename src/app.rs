@@ -21,6 +21,8 @@ use crate::store::session_cache::SessionCache;
 use crate::telemetry::AccessLog;
 use crate::token::Tokens;
 
+pub mod reload;
+
 #[derive(Debug)]
 pub struct App {
     pub config: Config,
@@ -34,6 +36,8 @@ pub struct App {
     pub mail: Transport,
     /// Guard, limits and routes; a reload swaps them whole.
     pub edge: ArcSwap<Edge>,
+    /// Which configuration `edge` was made from; held while a reload runs.
+    in_force: reload::InForce,
     pub sessions: SessionCache,
     pub access_log: AccessLog,
     /// What the pages show instead of the brand's name.
@@ -74,6 +78,7 @@ impl App {
         let edge = Edge::compile(&config.edge, Arc::new(counters), &metrics, None);
         let access_log = AccessLog::open(&config.telemetry.access_log)?;
         let node = random.id(clock.now());
+        let in_force = reload::InForce::new(&config);
         let mail_queued = tokio::sync::Notify::new();
         Ok(Self {
             config,
@@ -86,6 +91,7 @@ impl App {
             hasher,
             mail,
             edge: ArcSwap::from_pointee(edge),
+            in_force,
             sessions: SessionCache::default(),
             access_log,
             logo,

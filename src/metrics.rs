@@ -76,6 +76,9 @@ pub struct Metrics {
     guard: Family<RuleVerdict, Counter>,
     limits: Family<RuleVerdict, Counter>,
     gate: Family<Outcome, Counter>,
+    reloads: Family<Outcome, Counter>,
+    /// Of the configuration in force: 1 at the start, one more with each reload.
+    pub generation: Gauge,
 }
 
 impl Default for Metrics {
@@ -98,6 +101,8 @@ impl Default for Metrics {
             guard: Family::default(),
             limits: Family::default(),
             gate: Family::default(),
+            reloads: Family::default(),
+            generation: Gauge::default(),
         };
         made.register();
         made
@@ -152,6 +157,17 @@ impl Metrics {
             "Codes tried after the server's budget of wrong codes was spent: somebody guesses from many networks",
             self.code_budget_spent.clone(),
         );
+        registry.register(
+            "reloads",
+            "Reloads of the configuration by outcome: done, refused",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "config_generation",
+            "Which configuration is in force: 1 is that of the start, each reload adds one",
+            self.generation.clone(),
+        );
+        self.generation.set(1);
     }
 
     /// The counters of a route. Names come from the configuration, so they are bounded.
@@ -191,6 +207,10 @@ impl Metrics {
 
     pub fn count_gate(&self, reason: &'static str) {
         self.gate.get_or_create(&Outcome { outcome: reason }).inc();
+    }
+
+    pub fn count_reload(&self, outcome: &'static str) {
+        self.reloads.get_or_create(&Outcome { outcome }).inc();
     }
 
     pub fn count_mail(&self, outcome: &'static str) {

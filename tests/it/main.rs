@@ -16,3 +16,5 @@ mod pages;
 mod process;
 mod proof;
 mod proxy;
+mod reload;
+mod restart;

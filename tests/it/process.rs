@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::app::{Caller, Database, fresh_postgres};
 
 /// How long anything may take that a test waits for. Reached only when the test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_cargoextra");
 
@@ -30,7 +30,11 @@ pub struct Process {
     _out: Lines<BufReader<ChildStdout>>,
     pub public: Caller,
     pub admin: Caller,
+    pub ports: Ports,
 }
+
+/// The public port and the admin port.
+pub type Ports = (u16, u16);
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
@@ -75,7 +79,7 @@ impl Installation {
         let mut said = String::new();
         // A port that was free a moment ago may be taken: then others are tried.
         for _ in 0..5 {
-            match self.try_serve().await {
+            match self.serve_at((free_port(), free_port()), &["serve"]).await {
                 Ok(process) => return process,
                 Err(why) => said = why,
             }
@@ -83,8 +87,15 @@ impl Installation {
         panic!("cargoextra does not serve: {said}");
     }
 
-    async fn try_serve(&self) -> Result<Process, String> {
-        let (public, admin) = (free_port(), free_port());
+    /// Starts a process on the ports of another, which is to take its place, and waits until it says that it serves.
+    pub async fn take_over(&self, before: &Process) -> Process {
+        let took = self.serve_at(before.ports, &["serve", "--take-over"]).await;
+        took.expect("it takes over")
+    }
+
+    /// Starts a process and waits until it says that it serves.
+    pub async fn serve_at(&self, ports: Ports, arguments: &[&str]) -> Result<Process, String> {
+        let (public, admin) = ports;
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -92,6 +103,7 @@ impl Installation {
             .expect("a log file");
         let mut child = self
             .command()
+            .args(arguments)
             .env("CARGOEXTRA_SERVER__LISTEN", format!("127.0.0.1:{public}"))
             .env("CARGOEXTRA_ADMIN__LISTEN", format!("127.0.0.1:{admin}"))
             .stdout(Stdio::piped())
@@ -106,6 +118,7 @@ impl Installation {
                 _out: lines,
                 public: Caller::to(public),
                 admin: Caller::to(admin).header("user-agent", ""),
+                ports,
             }),
             other => Err(format!("{other:?}; {}", self.logged())),
         }
@@ -135,6 +148,17 @@ impl Installation {
         }
     }
 
+    /// Has every process and command from now on use these ports.
+    pub fn set_ports(&mut self, (public, admin): Ports) {
+        self.set("server.listen", &format!("127.0.0.1:{public}"));
+        self.set("admin.listen", &format!("127.0.0.1:{admin}"));
+    }
+
+    /// What its processes and commands get.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(BINARY);
         command
@@ -161,10 +185,19 @@ impl Process {
     }
 
     /// SIGTERM, and until it has ended.
-    pub async fn stop(mut self) -> bool {
+    pub async fn stop(self) -> bool {
+        self.signal("-TERM").await;
+        self.ended().await
+    }
+
+    pub async fn signal(&self, name: &str) {
         let id = self.child.id().expect("it runs").to_string();
-        let told = Command::new("kill").args(["-TERM", &id]).status().await;
+        let told = Command::new("kill").args([name, &id]).status().await;
         assert!(told.is_ok_and(|status| status.success()));
+    }
+
+    /// Waits until it ends; whether well.
+    pub async fn ended(mut self) -> bool {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.expect("it stops").expect("it ran").success()
     }
@@ -277,7 +310,7 @@ impl Taken {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("it has an address").port()
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -310,7 +311,17 @@ impl Taken {
     }
 }
 
+/// A free port below those that the system gives to outgoing connections (32768 and up): one of those may be taken between this look and
+/// its use, and is not free for a minute after.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it has an address").port()
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Tests that run at the same time are different processes, and begin at different ports.
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+        let place = (std::process::id().wrapping_mul(64) + tried) % 20_000;
+        let port = 10_000 + u16::try_from(place).expect("less than 20,000");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

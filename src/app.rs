@@ -24,6 +24,8 @@ use crate::telemetry::access_log::AccessLog;
 use crate::token::Tokens;
 use crate::trace::Tracer;
 
+pub mod reload;
+
 #[derive(Debug)]
 pub struct App {
     pub config: Config,
@@ -37,6 +39,8 @@ pub struct App {
     pub mail: Transport,
     /// Guard, limits and routes; a reload swaps them whole.
     pub edge: ArcSwap<Edge>,
+    /// Which configuration `edge` was made from; held while a reload runs.
+    in_force: reload::InForce,
     pub sessions: SessionCache,
     pub access_log: AccessLog,
     pub tracer: Tracer,
@@ -86,6 +90,7 @@ impl App {
         );
         let access_log = AccessLog::open(&config.telemetry, config.cores())?;
         let node = random.id(clock.now());
+        let in_force = reload::InForce::new(&config);
         let mail_queued = tokio::sync::Notify::new();
         Ok(Self {
             config,
@@ -98,6 +103,7 @@ impl App {
             hasher,
             mail,
             edge: ArcSwap::from_pointee(edge),
+            in_force,
             sessions: SessionCache::default(),
             access_log,
             tracer,

@@ -15,7 +15,10 @@ mod account;
 mod audit;
 mod demo;
 mod explain;
+mod handover;
+pub mod listeners;
 mod outbox;
+mod reload;
 pub mod serve;
 mod settings;
 
@@ -40,7 +43,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve (the default)
-    Serve,
+    Serve {
+        /// Take the place of the running process of the same server.data_dir, without losing a connection; if there is none, just serve
+        #[arg(long)]
+        take_over: bool,
+    },
     /// Serve with a throw-away store, an account, and the calls to try; loopback only
     Demo,
     /// Bring the database's schema up to date
@@ -93,19 +100,30 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(arguments: Arguments) -> Result<(), String> {
     let file = arguments.config.as_deref();
-    if let Some(Command::Config(command)) = &arguments.command {
-        return settings::run(command, file, arguments.json);
+    match &arguments.command {
+        Some(Command::Config(settings::Command::Check)) => return settings::check(file),
+        Some(Command::Config(settings::Command::Show)) => {
+            return settings::show(file, arguments.json);
+        }
+        _ => {}
     }
     let config =
         Config::load(file, config::environment()).map_err(|problems| problems.to_string())?;
+    let command = arguments
+        .command
+        .unwrap_or(Command::Serve { take_over: false });
+    let passed = match command {
+        Command::Serve { .. } => config::passed_sockets()?,
+        _ => Vec::new(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("the system gives no threads: {error}"))?;
     let json = arguments.json;
     runtime.block_on(async move {
-        match arguments.command.unwrap_or(Command::Serve) {
-            Command::Serve => serve::run(config, arguments.config).await,
+        match command {
+            Command::Serve { take_over } => serve::run(config, take_over, passed).await,
             Command::Demo => demo::run(config).await,
             Command::Migrate { after_restore } => migrate(config, after_restore).await,
             Command::Account(command) => {
@@ -121,7 +139,7 @@ fn dispatch(arguments: Arguments) -> Result<(), String> {
             Command::Openapi => {
                 print_json(&crate::web::openapi::document(&config.server.public_origin))
             }
-            Command::Config(_) => unreachable!("done above"),
+            Command::Config(_) => reload::run(&config, json).await,
         }
     })
 }

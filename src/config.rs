@@ -17,6 +17,9 @@ mod check;
 pub mod edge;
 pub mod logo;
 mod merge;
+pub mod source;
+
+use source::Source;
 
 /// The commented default; it documents every key.
 pub const DEFAULT: &str = include_str!("../config.default.toml");
@@ -40,6 +43,9 @@ pub struct Config {
     /// The last three but one, validated.
     #[serde(skip)]
     pub edge: edge::Edge,
+    /// What this was read from.
+    #[serde(skip)]
+    pub source: Source,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -55,6 +61,7 @@ pub struct Server {
     pub header_timeout: Span,
     pub body_timeout: Span,
     pub drain_timeout: Span,
+    pub handover_timeout: Span,
     pub max_header_bytes: usize,
     pub max_headers: usize,
     pub max_connections: usize,
@@ -339,7 +346,24 @@ impl Config {
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, Problems> {
-        Self::from_table(merge::merged(file, environment)?)
+        let table = merge::merged(file, environment)?;
+        let source = Source::new(file, table.clone());
+        Ok(Self {
+            source,
+            ..Self::from_table(table)?
+        })
+    }
+
+    /// Reads the same file and environment once more.
+    ///
+    /// # Errors
+    /// As [`Config::load`]; also where `serve` would not start with it.
+    pub fn again(&self) -> Result<Self, Problems> {
+        let config = Self::load(self.source.file(), environment())?;
+        match config.refuses_to_serve() {
+            Some(reason) => Err(Problems(vec![reason.to_owned()])),
+            None => Ok(config),
+        }
     }
 
     fn from_table(table: Table) -> Result<Self, Problems> {
@@ -434,4 +458,20 @@ pub fn show(
 )]
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars()
+}
+
+/// The sockets that a service manager bound for us (`LISTEN_FDS` and `LISTEN_PID`, as systemd does it). To be called once, before there are
+/// threads: what it finds is taken out of the environment, so that no child believes it was meant.
+///
+/// # Errors
+/// A sentence for what is no TCP socket.
+pub fn passed_sockets() -> Result<Vec<std::net::TcpListener>, String> {
+    let mut passed = listenfd::ListenFd::from_env();
+    let taken = (0..passed.len()).map(|index| passed.take_tcp_listener(index));
+    taken
+        .filter_map(Result::transpose)
+        .collect::<Result<_, _>>()
+        .map_err(|error| {
+            format!("LISTEN_FDS: {error}; in the socket unit write ListenStream= with addresses and ports")
+        })
 }

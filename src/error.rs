@@ -54,6 +54,8 @@ pub enum Error {
     InvalidCredentials,
     EmailNotVerified,
     InvalidPassword,
+    /// An operator's reload that changed nothing: what is wrong with the configuration, one sentence each.
+    InvalidConfiguration(Vec<String>),
     /// Anything unhandled. Its source is logged, never shown.
     Internal(Box<dyn StdError + Send + Sync>),
 }
@@ -105,6 +107,11 @@ impl Error {
             Self::InvalidCredentials => (401, "invalid_credentials", "Invalid email or password"),
             Self::EmailNotVerified => (401, "email_not_verified", "Email address is not verified"),
             Self::InvalidPassword => (400, "invalid_password", "Invalid password"),
+            Self::InvalidConfiguration(_) => (
+                400,
+                "invalid_configuration",
+                "The configuration has errors; all stays as it was",
+            ),
             Self::DownstreamUnavailable { precise } => (
                 if *precise { 502 } else { 500 },
                 "downstream_unavailable",

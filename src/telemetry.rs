@@ -17,6 +17,8 @@ pub fn install(settings: &Telemetry) -> Result<(), String> {
         .map_err(|_| "telemetry.log: must be error, warn, info, debug or a filter".to_owned())?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Whoever reads the log may have gone: no reason for a panic in whatever wanted to say something.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match settings.format {

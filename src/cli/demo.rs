@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::config::{Config, MailTransport};
 use crate::random::Random;
 
-use super::serve;
+use super::{listeners, serve};
 
 const ADA: &str = "ada@example.com";
 
@@ -22,7 +22,7 @@ pub async fn run(mut config: Config) -> Result<(), String> {
         .map_err(|error| format!("{}: {error}", folder.display()))?;
     make_local(&mut config, &folder)?;
     crate::telemetry::install(&config.telemetry)?;
-    let listeners = serve::bind(&config).await?;
+    let (listeners, _) = listeners::bind(&config, Vec::new()).await?;
     let app = Arc::new(App::build(config, Clock::system(), random).await?);
     let password = app.random.secret();
     lifecycle::create(&app, ADA, password.reveal())
@@ -30,7 +30,7 @@ pub async fn run(mut config: Config) -> Result<(), String> {
         .map_err(|refusal| format!("the demo's account can't be made: {refusal:?}"))?;
     let stop = serve::signalled();
     invite(&app, password.reveal());
-    let done = serve::run_with(app, listeners, stop).await;
+    let done = serve::run_with(app, listeners, stop.subscribe()).await;
     let _ = std::fs::remove_dir_all(&folder);
     done
 }

@@ -1,19 +1,21 @@
-//! `serve`: listen, work the mail queue, sweep, and stop gracefully.
+//! `serve`: listen, work the mail queue, sweep, reload, and stop gracefully.
 
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+use super::handover::{self, Door};
+use super::listeners::{self, Listeners};
 
 use crate::accounts::sweep;
 use crate::app::App;
 use crate::clock::{Clock, Millis};
-use crate::config::{self, Config, MailTransport};
+use crate::config::{Config, MailTransport};
 use crate::keys::load_or_create;
 use crate::mail::worker::{self, Worker};
 use crate::random::{Random, Secret};
@@ -26,59 +28,92 @@ const HEALTH_TICK: Duration = Duration::from_millis(100);
 /// Connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
 
-/// The sockets of a process, bound before anything else so that a taken port is the first thing said.
-#[derive(Debug)]
-pub struct Listeners {
-    pub public: Vec<TcpListener>,
-    pub admin: TcpListener,
-}
-
-/// Binds what is configured. A family that the machine lacks is skipped.
-///
-/// # Errors
-/// One sentence that says what to do.
-pub async fn bind(config: &Config) -> Result<Listeners, String> {
-    let mut public = Vec::new();
-    for address in &config.server.listen {
-        match TcpListener::bind(address).await {
-            Ok(listener) => public.push(listener),
-            Err(error) if lacks_family(&error) => {
-                tracing::info!(%address, "skipped: this machine lacks the address family");
-            }
-            Err(error) => return Err(cannot_listen("server.listen", *address, &error)),
-        }
-    }
-    if public.is_empty() {
-        return Err("server.listen: this machine has none of these address families".to_owned());
-    }
-    let at = config.admin.listen;
-    let admin = TcpListener::bind(at).await;
-    let admin = admin.map_err(|error| cannot_listen("admin.listen", at, &error))?;
-    Ok(Listeners { public, admin })
-}
-
-fn lacks_family(error: &std::io::Error) -> bool {
-    // EAFNOSUPPORT, EADDRNOTAVAIL
-    matches!(error.raw_os_error(), Some(97 | 99))
-}
-
-fn cannot_listen(key: &str, address: SocketAddr, error: &std::io::Error) -> String {
-    format!("{key}: can't listen on {address} ({error}); stop what uses it or choose another")
-}
-
-/// `serve`, until SIGINT or SIGTERM.
-pub async fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
+/// `serve`, until SIGINT or SIGTERM, or until another process has taken over. `passed` are sockets that a service manager bound.
+pub async fn run(
+    config: Config,
+    take_over: bool,
+    mut passed: Vec<std::net::TcpListener>,
+) -> Result<(), String> {
     if let Some(reason) = config.refuses_to_serve() {
         return Err(reason.to_owned());
     }
     crate::telemetry::install(&config.telemetry)?;
-    let listeners = bind(&config).await?;
+    demand_configured(&config, &passed)?;
+    let mut before = None;
+    if take_over {
+        match handover::take(&config).await? {
+            Some((old, sockets)) => {
+                passed.extend(sockets);
+                before = Some(old);
+            }
+            None => tracing::info!("nobody to take over from: an ordinary start"),
+        }
+    }
+    let took_over = before.is_some();
+    let (listeners, unwanted) = listeners::bind(&config, passed).await?;
+    let sockets = duplicates(&listeners)?;
     let app = Arc::new(App::build(config, Clock::system(), Random::system()).await?);
-    // Whoever reads that we serve may also tell us to stop or to reload.
+    let door = Door::build(&app.config);
+    // Whoever reads that we serve may also tell us to stop or to reload, and from the next step on nobody else serves.
     let stop = signalled();
-    reload_when_told(app.clone(), file);
+    if let Some(old) = before {
+        old.ready().await?;
+        tracing::info!(closed = ?unwanted, "took over from the process before");
+    } else if let Err(error) = worker(&app).adopt_orphans().await {
+        tracing::error!(%error, "the mail queue can't be read");
+    }
+    open_door(door, took_over, sockets, &stop).await;
+    reload_when_told(app.clone());
     greet(&app);
-    run_with(app, listeners, stop).await
+    run_with(app, listeners, stop.subscribe()).await
+}
+
+/// A service manager's socket that nobody serves would leave its clients hanging.
+fn demand_configured(config: &Config, passed: &[std::net::TcpListener]) -> Result<(), String> {
+    let configured =
+        |at: &SocketAddr| config.server.listen.contains(at) || config.admin.listen == *at;
+    let mut addresses = passed.iter().filter_map(|socket| socket.local_addr().ok());
+    match addresses.find(|at| !configured(at)) {
+        None => Ok(()),
+        Some(at) => Err(format!(
+            "LISTEN_FDS: a socket for {at} was passed; name this address in server.listen or admin.listen, or take it out of the socket unit"
+        )),
+    }
+}
+
+/// The sockets once more, for the process that comes after us.
+fn duplicates(listeners: &Listeners) -> Result<Vec<OwnedFd>, String> {
+    let all = listeners.public.iter().chain([&listeners.admin]);
+    all.map(|listener| listener.as_fd().try_clone_to_owned())
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("the system gives no more files: {error}"))
+}
+
+/// Lets another process take over: then this one stops as at SIGTERM.
+async fn open_door(
+    door: std::io::Result<Door>,
+    took_over: bool,
+    sockets: Vec<OwnedFd>,
+    stop: &watch::Sender<bool>,
+) {
+    let opened = match door {
+        Ok(door) => door.publish(took_over).await.map(|()| door),
+        Err(error) => Err(error),
+    };
+    let door = match opened {
+        Ok(door) => door,
+        Err(error) => {
+            tracing::warn!(%error, "no door in server.data_dir: `serve --take-over` will not find this process");
+            return;
+        }
+    };
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        if door.wait(sockets, stop.subscribe()).await {
+            tracing::info!("a new process has taken over; running requests finish first");
+            stop.send_replace(true);
+        }
+    });
 }
 
 /// What `serve`, `demo` and the tests share: everything from bound sockets to a graceful stop.
@@ -124,11 +159,7 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
     let (worker_stop, worker_stopped) = watch::channel(false);
     let working = app.clone();
     let mail = tokio::spawn(async move {
-        let worker = worker(&working);
-        if let Err(error) = worker.adopt_orphans().await {
-            tracing::error!(%error, "the mail queue can't be read");
-        }
-        worker::run(worker, &working.mail_queued, worker_stopped).await;
+        worker::run(worker(&working), &working.mail_queued, worker_stopped).await;
     });
     let (tracing, trace_stopped) = (app.clone(), worker_stop.subscribe());
     let traces = tokio::spawn(async move { tracing.tracer.export(trace_stopped).await });
@@ -180,24 +211,17 @@ async fn check_health(app: Arc<App>, mut stop: Stop) {
     }
 }
 
-/// At SIGHUP, reads the configuration again and puts guard, limits and routes in force, all of them or none.
-fn reload_when_told(app: Arc<App>, file: Option<PathBuf>) {
+/// At SIGHUP, reads the configuration again and puts guard, limits and routes in force, all of them or none. The log says which.
+fn reload_when_told(app: Arc<App>) {
     // Listened to before this returns: until then the signal would end the process.
     let kind = tokio::signal::unix::SignalKind::hangup();
     let mut told = tokio::signal::unix::signal(kind).expect("the system has signals");
     tokio::spawn(async move {
         while told.recv().await.is_some() {
-            match Config::load(file.as_deref(), config::environment()) {
-                Ok(config) => {
-                    app.reload(&config.edge);
-                    tracing::info!(
-                        "reloaded guard, limits and routes; other sections need a restart"
-                    );
-                }
-                Err(problems) => {
-                    app.metrics.count_reload(false);
-                    tracing::error!(%problems, "not reloaded; all stays as it was");
-                }
+            let app = app.clone();
+            let reloading = tokio::task::spawn_blocking(move || app.reload_from_source());
+            if let Err(error) = reloading.await {
+                tracing::error!(%error, "a reload broke off");
             }
         }
     });
@@ -260,19 +284,20 @@ fn greet(app: &App) {
 }
 
 /// Turns true at SIGINT or SIGTERM.
-pub fn signalled() -> Stop {
-    let (send, stop) = watch::channel(false);
+pub fn signalled() -> watch::Sender<bool> {
+    let (stop, _) = watch::channel(false);
     // Listened to before this returns, not when the task gets its turn: until then a signal would end the process on the spot.
     let listen = |kind| tokio::signal::unix::signal(kind).expect("the system has signals");
     let mut interrupt = listen(tokio::signal::unix::SignalKind::interrupt());
     let mut terminate = listen(tokio::signal::unix::SignalKind::terminate());
+    let send = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
         tracing::info!("stopping: running requests finish first");
-        let _ = send.send(true);
+        send.send_replace(true);
         // Kept until the process ends: a closed channel would look like a stop to nobody.
         std::future::pending::<()>().await;
     });

@@ -1,4 +1,4 @@
-//! `config check` and `config show`.
+//! `config check` and `config show`; `config reload` is in `reload`.
 
 use std::path::Path;
 
@@ -12,29 +12,26 @@ pub enum Command {
     Check,
     /// Print the effective configuration, secrets masked
     Show,
+    /// Have the running process read its configuration again, and say what came of it
+    Reload,
 }
 
-pub fn run(command: &Command, file: Option<&Path>, json: bool) -> Result<(), String> {
-    match command {
-        Command::Check => {
-            let config = Config::load(file, config::environment()).map_err(|p| p.to_string())?;
-            if let Some(reason) = config.refuses_to_serve() {
-                return Err(reason.to_owned());
-            }
-            println!("The configuration is good.");
-            Ok(())
-        }
-        Command::Show => {
-            let table = config::show(file, config::environment()).map_err(|p| p.to_string())?;
-            if json {
-                let value = serde_json::to_value(&table).map_err(|error| error.to_string())?;
-                return super::print_json(&value);
-            }
-            println!(
-                "# limits.store: only memory so far; server.client_address: not yet proxy-protocol"
-            );
-            print!("{table}");
-            Ok(())
-        }
+pub fn check(file: Option<&Path>) -> Result<(), String> {
+    let config = Config::load(file, config::environment()).map_err(|p| p.to_string())?;
+    if let Some(reason) = config.refuses_to_serve() {
+        return Err(reason.to_owned());
     }
+    println!("The configuration is good.");
+    Ok(())
+}
+
+pub fn show(file: Option<&Path>, json: bool) -> Result<(), String> {
+    let table = config::show(file, config::environment()).map_err(|p| p.to_string())?;
+    if json {
+        let value = serde_json::to_value(&table).map_err(|error| error.to_string())?;
+        return super::print_json(&value);
+    }
+    println!("# limits.store: only memory so far; server.client_address: not yet proxy-protocol");
+    print!("{table}");
+    Ok(())
 }

@@ -54,6 +54,7 @@ fn server(config: &Config, demand: &mut impl FnMut(bool, &str)) {
         server.header_timeout,
         server.body_timeout,
         server.drain_timeout,
+        server.handover_timeout,
     ];
     demand(
         times.iter().all(|time| time.0 >= 100),

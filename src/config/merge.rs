@@ -22,10 +22,13 @@ pub fn merged(
             Problems(vec![format!("{}: can't be read: {error}", path.display())])
         })?;
         let over: Table = text.parse().map_err(|error: toml::de::Error| {
+            // Not the line itself, which the error would show: it may hold a secret.
+            let before = error.span().map_or("", |span| &text[..span.start]);
             Problems(vec![format!(
-                "{}: {}",
+                "{}: line {}: {}",
                 path.display(),
-                error.to_string().trim()
+                before.matches('\n').count() + 1,
+                error.message()
             )])
         })?;
         lay_over(&mut table, over, "", &mut problems);

@@ -1,4 +1,4 @@
-//! The admin listener: metrics, and in development the captured mail. Not for strangers, and not for web pages of strangers.
+//! The admin listener: metrics, reload, and in development the captured mail. Not for strangers, and not for web pages of strangers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -7,10 +7,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use tower::ServiceExt;
 
+use super::answer::Answer;
 use super::server::Stop;
 use super::{answer, mailbox};
 use crate::app::App;
@@ -30,6 +31,7 @@ impl Admin {
     pub fn new(app: Arc<App>, address: SocketAddr, token: Secret<String>, stop: Stop) -> Self {
         let router = Router::new()
             .route("/metrics", get(metrics))
+            .route("/reload", post(reload))
             .with_state(app.clone())
             .merge(mailbox::router(app.clone(), stop))
             .fallback(async || Error::NotFound)
@@ -124,4 +126,18 @@ fn one(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], app.scrape()).into_response()
+}
+
+/// Reads the configuration again, as SIGHUP does, and tells what came of it.
+async fn reload(State(app): State<Arc<App>>) -> Result<Answer, Error> {
+    // On a thread that may block: it reads files and compiles rules.
+    let reloading = tokio::task::spawn_blocking(move || app.reload_from_source());
+    let done = reloading
+        .await
+        .map_err(|error| Error::Internal(error.into()))?
+        .map_err(|problems| Error::InvalidConfiguration(problems.0))?;
+    Ok(Answer::ok("Reloaded")
+        .with("generation", done.generation)
+        .with("changed", done.changed)
+        .with("needsRestart", done.needs_restart))
 }

@@ -109,6 +109,7 @@ fn render(error: &Error, request_id: &str) -> Response {
     match error {
         Error::InvalidField(name) => body["field"] = (*name).into(),
         Error::WeakPassword(reasons) => body["reasons"] = reasons.clone().into(),
+        Error::InvalidConfiguration(problems) => body["problems"] = problems.clone().into(),
         _ => {}
     }
     let mut response = json_response(status, &body);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::Request;
+use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -30,6 +30,10 @@ pub async fn stopped(stop: &mut Stop) {
 const GATE_FIRST: Duration = Duration::from_secs(1);
 /// How long a refusal may take to reach its client before the connection is closed.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// At a stop, how long a connection without a request may still send one. A client that has just connected, or that has not seen yet
+/// that we stop, would lose its request if we closed at once.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// What a request's connection is.
 #[derive(Clone, Debug)]
@@ -152,6 +156,13 @@ async fn pause() {
     let _ = tokio::time::timeout(Duration::from_millis(50), never).await;
 }
 
+/// Ends a while after the stop; until then each answer says `Connection: close`.
+async fn last_chance(stop: &mut Stop) {
+    stopped(stop).await;
+    let never = std::future::pending::<()>();
+    let _ = tokio::time::timeout(IDLE_GRACE, never).await;
+}
+
 async fn connection<S, F>(
     stream: TcpStream,
     peer: SocketAddr,
@@ -166,13 +177,22 @@ async fn connection<S, F>(
     let _ = stream.set_nodelay(true);
     let gate = Gate::new(stream, peer, bounds.gate.clone());
     let handle = gate.handle();
+    let stopping = stop.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let connection = Connection {
             peer,
             gate: handle.clone(),
         };
         let answered = answer(connection, request.map(Body::new));
-        async move { Ok::<_, std::convert::Infallible>(answered.await) }
+        let stopping = stopping.clone();
+        async move {
+            let mut response = answered.await;
+            if *stopping.borrow() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     // The gate has counted headers and bytes already; hyper's own bounds only must not be tighter.
     let connection = http1::Builder::new()
@@ -185,7 +205,7 @@ async fn connection<S, F>(
     tokio::pin!(connection);
     let served = tokio::select! {
         served = &mut connection => served,
-        () = stopped(&mut stop) => {
+        () = last_chance(&mut stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cargoextra::app::App;
-use cargoextra::cli::serve::{Listeners, run_with};
+use cargoextra::cli::listeners::Listeners;
+use cargoextra::cli::serve::run_with;
 use cargoextra::clock::Clock;
 use cargoextra::random::Random;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};

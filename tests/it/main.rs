@@ -17,5 +17,7 @@ mod pages;
 mod process;
 mod proof;
 mod proxy;
+mod reload;
+mod restart;
 mod tracing;
 mod upstreams;

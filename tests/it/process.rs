@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::app::{Caller, Database, fresh_postgres};
 
 /// How long anything may take that a test waits for. Reached only when the test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_cargoextra");
 
@@ -31,7 +32,11 @@ pub struct Process {
     _out: Lines<BufReader<ChildStdout>>,
     pub public: Caller,
     pub admin: Caller,
+    pub ports: Ports,
 }
+
+/// The public port and the admin port.
+pub type Ports = (u16, u16);
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
@@ -85,7 +90,8 @@ impl Installation {
         let mut said = String::new();
         // A port that was free a moment ago may be taken: then others are tried.
         for _ in 0..5 {
-            match self.try_serve(arguments).await {
+            let ports = (free_port(), free_port());
+            match self.serve_at(ports, arguments).await {
                 Ok(process) => return process,
                 Err(why) => said = why,
             }
@@ -93,8 +99,15 @@ impl Installation {
         panic!("cargoextra does not serve: {said}");
     }
 
-    async fn try_serve(&self, arguments: &[&str]) -> Result<Process, String> {
-        let (public, admin) = (free_port(), free_port());
+    /// Starts a process on the ports of another, which is to take its place, and waits until it says that it serves.
+    pub async fn take_over(&self, before: &Process) -> Process {
+        let took = self.serve_at(before.ports, &["serve", "--take-over"]).await;
+        took.expect("it takes over")
+    }
+
+    /// Starts a process and waits until it says that it serves.
+    pub async fn serve_at(&self, ports: Ports, arguments: &[&str]) -> Result<Process, String> {
+        let (public, admin) = ports;
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -117,6 +130,7 @@ impl Installation {
                 _out: lines,
                 public: Caller::to(public),
                 admin: Caller::to(admin).header("user-agent", ""),
+                ports,
             }),
             other => Err(format!("{other:?}; {}", self.logged())),
         }
@@ -144,6 +158,17 @@ impl Installation {
             out: text(done.stdout),
             err: text(done.stderr),
         }
+    }
+
+    /// Has every process and command from now on use these ports.
+    pub fn set_ports(&mut self, (public, admin): Ports) {
+        self.set("server.listen", &format!("127.0.0.1:{public}"));
+        self.set("admin.listen", &format!("127.0.0.1:{admin}"));
+    }
+
+    /// What its processes and commands get.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
     }
 
     fn command(&self) -> Command {
@@ -181,15 +206,20 @@ impl Process {
         self.signal("-HUP").await;
     }
 
-    async fn signal(&self, signal: &str) {
+    /// SIGTERM, and until it has ended.
+    pub async fn stop(self) -> bool {
+        self.signal("-TERM").await;
+        self.ended().await
+    }
+
+    pub async fn signal(&self, name: &str) {
         let id = self.child.id().expect("it runs").to_string();
-        let told = Command::new("kill").args([signal, &id]).status().await;
+        let told = Command::new("kill").args([name, &id]).status().await;
         assert!(told.is_ok_and(|status| status.success()));
     }
 
-    /// SIGTERM, and until it has ended.
-    pub async fn stop(mut self) -> bool {
-        self.signal("-TERM").await;
+    /// Waits until it ends; whether well.
+    pub async fn ended(mut self) -> bool {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.expect("it stops").expect("it ran").success()
     }
@@ -310,7 +340,17 @@ impl Taken {
     }
 }
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it has an address").port()
+/// A free port below those that the system gives to outgoing connections (32768 and up): one of those may be taken between this look and
+/// its use, and is not free for a minute after.
+pub fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Tests that run at the same time are different processes, and begin at different ports.
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+        let place = (std::process::id().wrapping_mul(64) + tried) % 20_000;
+        let port = 10_000 + u16::try_from(place).expect("less than 20,000");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

@@ -166,7 +166,7 @@ impl Front {
             host: text(header::HOST).unwrap_or_default(),
             headers,
             client: passage.address,
-            country: None,
+            country: edge.guard.country(passage.address),
             content_length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
         };
         let metrics = &self.app.metrics;

@@ -87,7 +87,7 @@ fn prospect(config: &Config, request: &Request) -> Result<Prospect, String> {
         host,
         headers: &headers,
         client: request.from,
-        country: None,
+        country: edge.guard.country(request.from),
         content_length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
     });
     let limits = edge.limits.rules_for(&method, &target.path).iter();

@@ -148,6 +148,18 @@ impl Installation {
         self.folder.path().join("log")
     }
 
+    /// Waits until its processes have logged this.
+    pub async fn until_logged(&self, text: &str) {
+        let mut every = tokio::time::interval(Duration::from_millis(5));
+        let logged = async {
+            while !self.logged().contains(text) {
+                every.tick().await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, logged).await;
+        assert!(waited.is_ok(), "no {text:?} in {}", self.logged());
+    }
+
     /// What its processes logged so far.
     pub fn logged(&self) -> String {
         std::fs::read_to_string(self.log()).unwrap_or_default()
@@ -160,11 +172,20 @@ impl Process {
         self.child.kill().await.expect("it runs");
     }
 
+    /// SIGHUP: reads its configuration again.
+    pub async fn hang_up(&self) {
+        self.signal("-HUP").await;
+    }
+
+    async fn signal(&self, name: &str) {
+        let id = self.child.id().expect("it runs").to_string();
+        let told = Command::new("kill").args([name, &id]).status().await;
+        assert!(told.is_ok_and(|status| status.success()));
+    }
+
     /// SIGTERM, and until it has ended.
     pub async fn stop(mut self) -> bool {
-        let id = self.child.id().expect("it runs").to_string();
-        let told = Command::new("kill").args(["-TERM", &id]).status().await;
-        assert!(told.is_ok_and(|status| status.success()));
+        self.signal("-TERM").await;
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.expect("it stops").expect("it ran").success()
     }

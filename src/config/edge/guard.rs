@@ -1,10 +1,13 @@
 //! `[guard]`: the traffic guard's rules.
 
+use std::path::PathBuf;
+
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 
+use super::files::{Countries, networks_in};
 use super::{OneOrMany, bounded, check_host, check_path, check_unique, method, name_of, networks};
 
 /// Most rules in a file.
@@ -22,6 +25,8 @@ const MAX_REGEX_PROGRAM: usize = 1 << 18;
 pub struct RawGuard {
     /// The switch of the whole guard, built-in set included.
     pub enabled: bool,
+    /// The file of the MaxMind format that says which country an address belongs to; empty: none.
+    pub country_file: PathBuf,
     /// Switches of the built-in rules.
     pub builtin: RawBuiltin,
     /// Rules of the file; they come before the built-in set.
@@ -32,6 +37,7 @@ impl Default for RawGuard {
     fn default() -> Self {
         Self {
             enabled: true,
+            country_file: PathBuf::new(),
             builtin: RawBuiltin::default(),
             rules: Vec::new(),
         }
@@ -72,6 +78,8 @@ pub struct RawRule {
 pub struct RawCondition {
     /// Addresses and CIDR networks of the client.
     pub network: Option<OneOrMany>,
+    /// A file with addresses and CIDR networks of the client, one a line.
+    pub network_file: Option<String>,
     /// ISO 3166 two-letter codes; an unknown country is none of them.
     pub country: Option<OneOrMany>,
     /// Methods, in capitals.
@@ -115,6 +123,8 @@ pub struct RawHeader {
 pub struct GuardSettings {
     /// The switch of the whole guard.
     pub enabled: bool,
+    /// Which country an address belongs to, if a file says so.
+    pub countries: Option<Countries>,
     /// Switches of the built-in rules.
     pub builtin: Builtin,
     /// The file's rules, in order, disabled ones included.
@@ -220,11 +230,32 @@ impl RawGuard {
             self.rules.iter().filter_map(|rule| rule.name.as_deref()),
             problems,
         );
+        let countries = self.countries(&rules, problems);
         GuardSettings {
             enabled: self.enabled,
+            countries,
             builtin: self.builtin.validate(problems),
             rules,
         }
+    }
+
+    fn countries(&self, rules: &[Rule], problems: &mut Vec<String>) -> Option<Countries> {
+        let path = &self.country_file;
+        if path.as_os_str().is_empty() {
+            let asking = rules
+                .iter()
+                .filter(|rule| rule.enabled && rule.when.asks_country());
+            problems.extend(asking.map(|rule| {
+                format!(
+                    "guard.rules \"{}\": asks for the country; name a file of the MaxMind format in guard.country_file",
+                    rule.name
+                )
+            }));
+            return None;
+        }
+        let read = Countries::read(path);
+        read.map_err(|why| problems.push(format!("guard.country_file: {} {why}", path.display())))
+            .ok()
     }
 }
 
@@ -246,6 +277,23 @@ impl RawBuiltin {
             scanner_agents: switch("scanner_agents", &self.scanner_agents),
             absurd_headers: switch("absurd_headers", &self.absurd_headers),
             unusual_methods: switch("unusual_methods", &self.unusual_methods),
+        }
+    }
+}
+
+impl Condition {
+    /// Whether the client's country must be known to tell whether it holds.
+    pub fn asks_country(&self) -> bool {
+        match self {
+            Self::Country(_) => true,
+            Self::All(list) | Self::Any(list) => list.iter().any(Self::asks_country),
+            Self::Not(inner) => inner.asks_country(),
+            Self::Network(_)
+            | Self::Method(_)
+            | Self::Path(_)
+            | Self::Host(_)
+            | Self::Header(..)
+            | Self::BodyLargerThan(_) => false,
         }
     }
 }
@@ -347,6 +395,7 @@ impl RawCondition {
             &self.host,
         ];
         lists.into_iter().all(Option::is_none)
+            && self.network_file.is_none()
             && self.header.is_none()
             && self.body_larger_than.is_none()
             && self.all.is_none()
@@ -410,6 +459,13 @@ impl RawCondition {
             parts.push(Condition::Network(networks(
                 &format!("{at}: network"),
                 &list.0,
+                problems,
+            )));
+        }
+        if let Some(path) = &self.network_file {
+            parts.push(Condition::Network(networks_in(
+                &format!("{at}: network_file"),
+                path,
                 problems,
             )));
         }

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::config::logo::{self, Logo};
 use crate::error::Error;
 use crate::gateway::Edge;
+use crate::gateway::ban::Bans;
 use crate::gateway::limit::counters::Counters;
 use crate::hash::{self, Hasher};
 use crate::keys::{Keyring, load_or_create};
@@ -20,6 +21,8 @@ use crate::store::outbox;
 use crate::store::session_cache::SessionCache;
 use crate::telemetry::AccessLog;
 use crate::token::Tokens;
+
+pub mod bans;
 
 #[derive(Debug)]
 pub struct App {
@@ -34,6 +37,8 @@ pub struct App {
     pub mail: Transport,
     /// Guard, limits and routes; a reload swaps them whole.
     pub edge: ArcSwap<Edge>,
+    /// Networks that are kept out for a while; [`bans`] keeps the list.
+    pub bans: Bans,
     pub sessions: SessionCache,
     pub access_log: AccessLog,
     /// What the pages show instead of the brand's name.
@@ -75,7 +80,7 @@ impl App {
         let access_log = AccessLog::open(&config.telemetry.access_log)?;
         let node = random.id(clock.now());
         let mail_queued = tokio::sync::Notify::new();
-        Ok(Self {
+        let app = Self {
             config,
             clock,
             random,
@@ -86,12 +91,16 @@ impl App {
             hasher,
             mail,
             edge: ArcSwap::from_pointee(edge),
+            bans: Bans::default(),
             sessions: SessionCache::default(),
             access_log,
             logo,
             mail_queued,
             node,
-        })
+        };
+        let loaded = bans::load(&app).await;
+        loaded.map_err(|error| format!("the list of bans can't be read: {error}"))?;
+        Ok(app)
     }
 
     /// Puts guard, limits and routes of another configuration in force. Running requests finish under the old ones.
@@ -100,6 +109,7 @@ impl App {
         let counters = old.limits.counters().clone();
         let new = Edge::compile(settings, counters, &self.metrics, Some(&old));
         self.edge.store(Arc::new(new));
+        self.bans.changed.notify_one();
     }
 
     /// How full the mail queue is; also tells whether the database answers.

@@ -1,7 +1,7 @@
 //! The front door: who calls, may it pass, how often, and where to. It knows no accounts and no database.
 //!
 //! [`gate`] reads the bytes before hyper does and lets only unambiguous messages through. For a message that passed, in this order:
-//! [`client_ip`], [`path`], [`guard`], [`limit`], then for what is not ours [`route`] and [`proxy`] over [`balance`] and [`breaker`].
+//! [`client_ip`], [`ban`], [`path`], [`guard`], [`limit`], then for what is not ours [`route`] and [`proxy`] over [`balance`] and [`breaker`].
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use crate::config;
 use crate::metrics::Metrics;
 
 pub mod balance;
+pub mod ban;
 pub mod breaker;
 pub mod client_ip;
 pub mod gate;
@@ -30,6 +31,7 @@ use route::Routes;
 #[derive(Debug)]
 pub struct Edge {
     pub guard: Guard,
+    pub bans: ban::Policy,
     pub limits: Limits,
     pub routes: Routes,
     /// By [`route::Route::index`].
@@ -63,6 +65,7 @@ impl Edge {
             .map(|route| kept(route).unwrap_or_else(|| Arc::new(Upstreams::new(route, metrics))));
         Self {
             guard: Guard::compile(&settings.guard),
+            bans: ban::Policy::compile(&settings.guard.bans, &counters),
             limits: Limits::compile(&settings.limits, counters),
             routes: Routes::compile(&settings.routes),
             upstreams: upstreams.collect(),

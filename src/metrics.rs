@@ -33,6 +33,11 @@ pub struct RouteName {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Verdict {
+    pub verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RuleVerdict {
     pub rule: String,
     pub verdict: &'static str,
@@ -76,6 +81,8 @@ pub struct Metrics {
     guard: Family<RuleVerdict, Counter>,
     limits: Family<RuleVerdict, Counter>,
     gate: Family<Outcome, Counter>,
+    bans: Family<Verdict, Counter>,
+    bans_active: Family<Verdict, Gauge>,
 }
 
 impl Default for Metrics {
@@ -98,6 +105,8 @@ impl Default for Metrics {
             guard: Family::default(),
             limits: Family::default(),
             gate: Family::default(),
+            bans: Family::default(),
+            bans_active: Family::default(),
         };
         made.register();
         made
@@ -152,6 +161,16 @@ impl Metrics {
             "Codes tried after the server's budget of wrong codes was spent: somebody guesses from many networks",
             self.code_budget_spent.clone(),
         );
+        registry.register(
+            "bans",
+            "Bans: denials that counted, bans begun, and what became of banned networks' requests",
+            self.bans.clone(),
+        );
+        registry.register(
+            "bans_active",
+            "Networks that are banned or slowed",
+            self.bans_active.clone(),
+        );
     }
 
     /// The counters of a route. Names come from the configuration, so they are bounded.
@@ -191,6 +210,20 @@ impl Metrics {
 
     pub fn count_gate(&self, reason: &'static str) {
         self.gate.get_or_create(&Outcome { outcome: reason }).inc();
+    }
+
+    /// `counted`: a denial towards a ban; `begun_ban`, `begun_slow`: a network on the list; `refused`, `slowed`, `observed`: what
+    /// became of a request of such a one.
+    pub fn count_ban(&self, verdict: &'static str) {
+        self.bans.get_or_create(&Verdict { verdict }).inc();
+    }
+
+    /// How many networks are on the list.
+    pub fn set_bans(&self, banned: usize, slowed: usize) {
+        for (verdict, number) in [("banned", banned), ("slowed", slowed)] {
+            let gauge = self.bans_active.get_or_create(&Verdict { verdict });
+            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
     }
 
     pub fn count_mail(&self, outcome: &'static str) {

@@ -34,6 +34,7 @@ use server::Connection;
 
 pub mod admin;
 mod answer;
+mod ban;
 mod docs;
 mod fields;
 mod forward;
@@ -94,7 +95,9 @@ impl Front {
         // Who calls, found out once; everything after uses this and never looks at the socket or the headers again.
         let mut passage = identify(app, connection, &mut request);
         let error_for = ErrorFor::of(&request);
-        let response = match self.admit(&edge, &mut request, &mut passage) {
+        let welcome = ban::judge(app, &edge, &mut passage, request.headers()).await;
+        let admitted = welcome.and_then(|()| self.admit(&edge, &mut request, &mut passage));
+        let response = match admitted {
             Ok(()) => self.dispatch(&edge, request, &mut passage).await,
             Err(error) => error.into_response(),
         };
@@ -180,6 +183,7 @@ impl Front {
             Action::Deny => {
                 metrics.count_guard(rule.name(), "denied");
                 passage.why = Some(rule.name().to_owned());
+                ban::count(&self.app, edge, headers, passage.address, rule.name());
                 Err(Error::AccessDenied)
             }
             _ => {

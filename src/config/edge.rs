@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub mod bans;
 pub mod files;
 pub mod guard;
 pub mod limits;

@@ -3,6 +3,7 @@
 mod account;
 mod app;
 mod attacks;
+mod bans;
 mod browser;
 mod cli;
 mod contract;

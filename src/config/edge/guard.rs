@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 
+use super::bans::{BanSettings, RawBans};
 use super::files::{Countries, networks_in};
 use super::{OneOrMany, bounded, check_host, check_path, check_unique, method, name_of, networks};
 
@@ -27,6 +28,8 @@ pub struct RawGuard {
     pub enabled: bool,
     /// The file of the MaxMind format that says which country an address belongs to; empty: none.
     pub country_file: PathBuf,
+    /// Escalating bans.
+    pub bans: RawBans,
     /// Switches of the built-in rules.
     pub builtin: RawBuiltin,
     /// Rules of the file; they come before the built-in set.
@@ -38,6 +41,7 @@ impl Default for RawGuard {
         Self {
             enabled: true,
             country_file: PathBuf::new(),
+            bans: RawBans::default(),
             builtin: RawBuiltin::default(),
             rules: Vec::new(),
         }
@@ -125,6 +129,8 @@ pub struct GuardSettings {
     pub enabled: bool,
     /// Which country an address belongs to, if a file says so.
     pub countries: Option<Countries>,
+    /// Escalating bans.
+    pub bans: BanSettings,
     /// Switches of the built-in rules.
     pub builtin: Builtin,
     /// The file's rules, in order, disabled ones included.
@@ -234,6 +240,7 @@ impl RawGuard {
         GuardSettings {
             enabled: self.enabled,
             countries,
+            bans: self.bans.validate(problems),
             builtin: self.builtin.validate(problems),
             rules,
         }

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::config::logo::{self, Logo};
 use crate::error::Error;
 use crate::gateway::Edge;
+use crate::gateway::ban::Bans;
 use crate::gateway::limit::counters::Counters;
 use crate::hash::{self, Hasher};
 use crate::keys::{Keyring, load_or_create};
@@ -26,6 +27,8 @@ use crate::trace::Tracer;
 
 pub mod reload;
 
+pub mod bans;
+
 #[derive(Debug)]
 pub struct App {
     pub config: Config,
@@ -41,6 +44,8 @@ pub struct App {
     pub edge: ArcSwap<Edge>,
     /// Which configuration `edge` was made from; held while a reload runs.
     in_force: reload::InForce,
+    /// Networks that are kept out for a while; [`bans`] keeps the list.
+    pub bans: Bans,
     pub sessions: SessionCache,
     pub access_log: AccessLog,
     pub tracer: Tracer,
@@ -92,7 +97,7 @@ impl App {
         let node = random.id(clock.now());
         let in_force = reload::InForce::new(&config);
         let mail_queued = tokio::sync::Notify::new();
-        Ok(Self {
+        let app = Self {
             config,
             clock,
             random,
@@ -104,13 +109,17 @@ impl App {
             mail,
             edge: ArcSwap::from_pointee(edge),
             in_force,
+            bans: Bans::default(),
             sessions: SessionCache::default(),
             access_log,
             tracer,
             logo,
             mail_queued,
             node,
-        })
+        };
+        let loaded = bans::load(&app).await;
+        loaded.map_err(|error| format!("the list of bans can't be read: {error}"))?;
+        Ok(app)
     }
 
     /// Puts guard, limits and routes of another configuration in force. Running requests finish under the old ones.
@@ -126,6 +135,7 @@ impl App {
         );
         self.edge.store(Arc::new(new));
         self.metrics.count_reload(true);
+        self.bans.changed.notify_one();
     }
 
     /// The metrics as text, with what is only read when somebody asks.

@@ -13,6 +13,7 @@ use crate::random::Random;
 
 mod account;
 mod audit;
+mod ban;
 mod demo;
 mod explain;
 mod handover;
@@ -65,6 +66,9 @@ enum Command {
     /// Look after the mail queue
     #[command(subcommand)]
     Outbox(outbox::Command),
+    /// Look after the networks that are banned
+    #[command(subcommand)]
+    Ban(ban::Command),
     /// Show the audit log, newest first
     Audit {
         /// Only this address
@@ -132,10 +136,11 @@ fn dispatch(arguments: Arguments) -> Result<(), String> {
             Command::Outbox(command) => {
                 outbox::run(&command_app(config).await?, command, json).await
             }
+            Command::Ban(command) => ban::run(&command_app(config).await?, command, json).await,
             Command::Audit { email, limit } => {
                 audit::run(&command_app(config).await?, email.as_deref(), limit, json).await
             }
-            Command::Explain(request) => explain::run(&config, &request, json),
+            Command::Explain(request) => explain::run(config, &request, json).await,
             Command::Openapi => {
                 print_json(&crate::web::openapi::document(&config.server.public_origin))
             }

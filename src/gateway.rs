@@ -1,7 +1,7 @@
 //! The front door: who calls, may it pass, how often, and where to. It knows no accounts and no database.
 //!
 //! [`gate`] reads the bytes before hyper does and lets only unambiguous messages through. For a message that passed, in this order:
-//! [`client_ip`], [`path`], [`guard`], [`limit`], then for what is not ours [`route`] and [`proxy`] over [`balance`] and [`breaker`].
+//! [`client_ip`], [`ban`], [`path`], [`guard`], [`limit`], then for what is not ours [`route`] and [`proxy`] over [`balance`] and [`breaker`].
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use crate::config::edge::limits::Mode;
 use crate::metrics::{Hits, Metrics};
 
 pub mod balance;
+pub mod ban;
 pub mod breaker;
 pub mod client_ip;
 pub mod gate;
@@ -34,6 +35,7 @@ pub struct Edge {
     pub guard: Guard,
     /// By [`guard::Rule::index`].
     pub guard_hits: Hits,
+    pub bans: ban::Policy,
     pub limits: Limits,
     /// By [`limit::RuleId::index`].
     pub limit_hits: Hits,
@@ -68,6 +70,7 @@ impl Edge {
             kept(route).unwrap_or_else(|| Arc::new(Upstreams::new(route, metrics, cores)))
         });
         let guard = Guard::compile(&settings.guard);
+        let bans = ban::Policy::compile(&settings.guard.bans, &counters);
         let limits = Limits::compile(&settings.limits, counters);
         let hit = |rule: &guard::Rule| match rule.action() {
             Action::Deny => "denied",
@@ -85,6 +88,7 @@ impl Edge {
             guard_hits: metrics.guard(guard_rules),
             limit_hits: metrics.limits(limit_rules),
             guard,
+            bans,
             limits,
             routes: Routes::compile(&settings.routes),
             upstreams: upstreams.collect(),

@@ -55,6 +55,11 @@ pub struct RouteName {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Verdict {
+    pub verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RuleVerdict {
     pub rule: String,
     pub verdict: &'static str,
@@ -144,6 +149,8 @@ pub struct Metrics {
     limits: Family<RuleVerdict, Counter>,
     gate: Family<Reason, Counter>,
     spans: Family<Outcome, Counter>,
+    bans: Family<Verdict, Counter>,
+    bans_active: Family<Verdict, Gauge>,
 }
 
 impl Default for Metrics {
@@ -172,9 +179,14 @@ impl Default for Metrics {
             limits: Family::default(),
             gate: Family::default(),
             spans: outcomes(&["sent", "dropped", "failed"]),
+            bans: Family::default(),
+            bans_active: Family::default(),
         };
         // The configuration that the process began with.
         made.generation.set(1);
+        for verdict in BAN_VERDICTS {
+            drop(made.bans.get_or_create(&Verdict { verdict }));
+        }
         made.last_reload_successful.set(1);
         made.register();
         made
@@ -189,6 +201,16 @@ fn outcomes(all: &[&'static str]) -> Family<Outcome, Counter> {
     }
     family
 }
+
+/// What happens to bans, in the order of a network's career.
+const BAN_VERDICTS: [&str; 6] = [
+    "counted",
+    "begun_ban",
+    "begun_slow",
+    "refused",
+    "slowed",
+    "observed",
+];
 
 impl Metrics {
     fn register(&mut self) {
@@ -290,6 +312,16 @@ impl Metrics {
             "Codes tried after the server's budget of wrong codes was spent: somebody guesses from many networks",
             self.code_budget_spent.clone(),
         );
+        registry.register(
+            "bans",
+            "Bans: denials that counted, bans begun, and what became of banned networks' requests",
+            self.bans.clone(),
+        );
+        registry.register(
+            "bans_active",
+            "Networks that are banned or slowed",
+            self.bans_active.clone(),
+        );
     }
 
     fn register_operation(&self, registry: &mut Registry) {
@@ -352,6 +384,20 @@ impl Metrics {
 
     pub fn count_gate(&self, reason: &'static str) {
         self.gate.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// `counted`: a denial towards a ban; `begun_ban`, `begun_slow`: a network on the list; `refused`, `slowed`, `observed`: what
+    /// became of a request of such a one.
+    pub fn count_ban(&self, verdict: &'static str) {
+        self.bans.get_or_create(&Verdict { verdict }).inc();
+    }
+
+    /// How many networks are on the list.
+    pub fn set_bans(&self, banned: usize, slowed: usize) {
+        for (verdict, number) in [("banned", banned), ("slowed", slowed)] {
+            let gauge = self.bans_active.get_or_create(&Verdict { verdict });
+            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
     }
 
     pub fn count_mail(&self, outcome: &'static str) {

@@ -12,6 +12,7 @@
 
 pub mod accounts;
 pub mod audit;
+pub mod bans;
 pub mod budgets;
 pub mod db;
 pub mod outbox;

@@ -36,6 +36,7 @@ use server::Connection;
 
 pub mod admin;
 mod answer;
+mod ban;
 mod docs;
 mod fields;
 mod forward;
@@ -106,7 +107,9 @@ impl Front {
         // Who calls, found out once; everything after uses this and never looks at the socket or the headers again.
         let mut passage = identify(app, connection, &mut request);
         let error_for = ErrorFor::of(&request);
-        let response = match self.admit(&edge, &mut request, &mut passage) {
+        let welcome = ban::judge(app, &edge, &mut passage, request.headers()).await;
+        let admitted = welcome.and_then(|()| self.admit(&edge, &mut request, &mut passage));
+        let response = match admitted {
             Ok(()) => self.dispatch(&edge, request, &mut passage).await,
             Err(error) => error.into_response(),
         };
@@ -180,7 +183,7 @@ impl Front {
             host: text(header::HOST).unwrap_or_default(),
             headers,
             client: passage.address,
-            country: None,
+            country: edge.guard.country(passage.address),
             content_length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
         };
         let hit = |rule: &Rule| edge.guard_hits.count(rule.index());
@@ -192,6 +195,7 @@ impl Front {
         match verdict.action {
             Action::Deny => {
                 passage.why = Some(Cow::Owned(rule.name().to_owned()));
+                ban::count(&self.app, edge, headers, passage.address, rule.name());
                 Err(Error::AccessDenied)
             }
             _ => Ok(()),

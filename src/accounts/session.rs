@@ -86,6 +86,12 @@ async fn device(app: &App, tx: &mut Tx, client: &Client) -> Result<Secret<String
     Ok(app.random.secret())
 }
 
+/// Whether somebody has signed in with the device of this cookie, whoever it was.
+pub async fn knows_device(app: &App, device: &str) -> Result<bool, Error> {
+    let hash = app.keys.current().device_hash(device);
+    sessions::device_exists(&mut app.db.read().await?, Some(&hash)).await
+}
+
 /// Who calls, for requests that only pass through: a look-up of a moment ago counts.
 ///
 /// # Errors

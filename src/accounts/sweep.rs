@@ -20,6 +20,7 @@ pub async fn step(app: &App) -> Result<u64, Error> {
         audit: now - keep.audit.0,
         known_devices: now - session.device_life.0,
         known_networks: now - session.known_network_life.0,
+        bans: now - app.edge.load().bans.settings().forget_after.0,
     };
     let mut tx = app.db.begin().await?;
     resets::expire_overdue(&mut tx, now).await?;

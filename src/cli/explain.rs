@@ -7,13 +7,17 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
+use crate::clock::rfc3339;
 use crate::config::Config;
+use crate::config::edge::bans::BanMode;
 use crate::gateway::Edge;
+use crate::gateway::client_ip::Network;
 use crate::gateway::guard::{Explanation, View};
 use crate::gateway::limit::counters::Counters;
 use crate::gateway::path::normalize;
 use crate::gateway::route::Found;
 use crate::metrics::Metrics;
+use crate::store::bans::{self, Ban};
 
 /// Keys of a table that counts nothing here.
 const KEYS: usize = 1000;
@@ -32,21 +36,34 @@ pub struct Request {
 
 /// What would become of a request.
 struct Prospect {
+    /// The ban of the client's network; asked for only where bans are kept.
+    ban: Option<Ban>,
     guard: Vec<Explanation>,
     limits: Vec<String>,
     goes_to: String,
 }
 
-/// Explains a request line under a configuration. Nothing is sent and nothing is counted.
+/// Explains a request line under a configuration. Nothing is sent and nothing is counted. The store is asked only for a ban, and
+/// only where `guard.bans.mode` is not off.
 ///
 /// # Errors
-/// One sentence for a line or header that can't be read.
-pub fn run(config: &Config, request: &Request, as_json: bool) -> Result<(), String> {
-    let prospect = prospect(config, request)?;
+/// One sentence for a line or header that can't be read, or a database that can't be reached.
+pub async fn run(config: Config, request: &Request, as_json: bool) -> Result<(), String> {
+    let mut prospect = prospect(&config, request)?;
+    let observed = config.edge.guard.bans.mode == BanMode::Observe;
+    if config.edge.guard.bans.mode != BanMode::Off {
+        prospect.ban = ban(config, Network::from(request.from)).await?;
+    }
     if as_json {
         let guard: Vec<Value> = prospect.guard.iter().map(json_of).collect();
         let (limits, goes_to) = (prospect.limits, prospect.goes_to);
-        return super::print_json(&json!({ "guard": guard, "limits": limits, "goesTo": goes_to }));
+        let ban = prospect.ban.as_ref().map(super::ban::json_of);
+        return super::print_json(
+            &json!({ "ban": ban, "guard": guard, "limits": limits, "goesTo": goes_to }),
+        );
+    }
+    if let Some(ban) = &prospect.ban {
+        println!("ban     {}", ban_text(ban, observed));
     }
     for rule in prospect.guard.iter().filter(|rule| rule.matched) {
         let decides = if rule.decides { "decides" } else { "matches" };
@@ -87,7 +104,7 @@ fn prospect(config: &Config, request: &Request) -> Result<Prospect, String> {
         host,
         headers: &headers,
         client: request.from,
-        country: None,
+        country: edge.guard.country(request.from),
         content_length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
     });
     let limits = edge.limits.rules_for(&method, &target.path).iter();
@@ -107,10 +124,38 @@ fn prospect(config: &Config, request: &Request) -> Result<Prospect, String> {
         Found::Nothing => "ourselves (404 if we have no such path)".to_owned(),
     };
     Ok(Prospect {
+        ban: None,
         guard,
         limits: limits.collect(),
         goes_to,
     })
+}
+
+/// The ban of a network that is in force.
+async fn ban(config: Config, network: Network) -> Result<Option<Ban>, String> {
+    let app = super::command_app(config).await?;
+    let asked = async {
+        let found = bans::find(&mut app.db.read().await?, &network.to_string()).await;
+        found.map(|ban| ban.filter(|ban| ban.until_at > app.clock.now()))
+    };
+    asked
+        .await
+        .map_err(|error: crate::error::Error| error.to_string())
+}
+
+fn ban_text(ban: &Ban, observed: bool) -> String {
+    let state = match (observed, ban.kind.as_str()) {
+        (true, _) => "would be kept out, but guard.bans only observes,",
+        (false, "slow") => "is slowed",
+        (false, _) => "is banned",
+    };
+    format!(
+        "{} {state} until {}, ban {} in a row, because of {}",
+        ban.network,
+        rfc3339(ban.until_at),
+        ban.times,
+        ban.why
+    )
 }
 
 fn headers(lines: &[String]) -> Result<HeaderMap, String> {

@@ -13,7 +13,7 @@ use super::handover::{self, Door};
 use super::listeners::{self, Listeners};
 
 use crate::accounts::sweep;
-use crate::app::App;
+use crate::app::{App, bans};
 use crate::clock::{Clock, Millis};
 use crate::config::{Config, MailTransport};
 use crate::keys::load_or_create;
@@ -153,6 +153,7 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
     ));
     tasks.spawn(check_health(app.clone(), stop.clone()));
     tasks.spawn(flush_access_log(app.clone(), stop.clone()));
+    tasks.spawn(bans::run(app.clone(), stop.clone()));
     let sweeping = (app.clone(), stop.clone());
     tasks.spawn(async move { sweep::run(&sweeping.0, sweeping.1).await });
     // The worker stops after the listeners have drained, so that the mail of a last request is not left to the next start.

@@ -17,6 +17,7 @@ pub fn problems(config: &Config) -> Vec<String> {
     accounts(config, &mut demand);
     pages(config, &mut demand);
     telemetry(config, &mut demand);
+    bans(config, &mut demand);
     later(config, &mut demand);
     found
 }
@@ -313,6 +314,25 @@ fn guesses(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     );
 }
 
+fn bans(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    let bans = &config.guard.bans;
+    demand(
+        bans.mode == "off" || !is_one_client(config),
+        "guard.bans.mode: with a public origin and only loopback listeners, a ban would be everybody's behind your proxy; name the proxy in server.trusted_proxies",
+    );
+    demand(
+        bans.signed_in_within <= config.accounts.session.known_network_life,
+        "guard.bans.signed_in_within: must not exceed accounts.session.known_network_life",
+    );
+}
+
+/// Whether everybody who comes through a proxy on this machine looks like that proxy.
+fn is_one_client(config: &Config) -> bool {
+    !config.public_origin_is_loopback()
+        && config.server.listen.iter().all(|at| at.ip().is_loopback())
+        && config.server.trusted_proxies.is_empty()
+}
+
 /// Keys that the contract names whose part comes later: accepted at their defaults only.
 fn later(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     demand(
@@ -336,10 +356,7 @@ fn later(config: &Config, demand: &mut impl FnMut(bool, &str)) {
 
 /// What `serve` demands beyond a valid configuration.
 pub fn refuses_to_serve(config: &Config) -> Option<&'static str> {
-    let one_client = config.accounts.reset.proof == Proof::SameClient
-        && !config.public_origin_is_loopback()
-        && config.server.listen.iter().all(|at| at.ip().is_loopback())
-        && config.server.trusted_proxies.is_empty();
+    let one_client = config.accounts.reset.proof == Proof::SameClient && is_one_client(config);
     one_client.then_some(
         "accounts.reset.proof: with same-client, a public origin and only loopback listeners, everybody behind your proxy would be one client; name the proxy in server.trusted_proxies or set proof = \"grant\"",
     )

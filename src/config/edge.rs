@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub mod bans;
+pub mod files;
 pub mod guard;
 pub mod limits;
 pub mod routes;

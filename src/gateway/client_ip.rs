@@ -55,6 +55,18 @@ pub fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
         .any(|net| net.contains(&address) || (is_loopback && net.contains(&twin)))
 }
 
+/// Whether one of the trusted proxies is in a network, or may be.
+pub fn holds_trusted(trusted: &[IpNet], network: Network) -> bool {
+    let own = match network.0 {
+        Prefix::V4(bits) => IpNet::from(IpAddr::V4(Ipv4Addr::from_bits(bits))),
+        Prefix::V6(upper) => {
+            let first = Ipv6Addr::from_bits(u128::from(upper) << 64);
+            IpNet::new_assert(IpAddr::V6(first), 64)
+        }
+    };
+    is_trusted(trusted, own.addr()) || trusted.iter().any(|net| own.contains(net))
+}
+
 /// IPv4-mapped as IPv4, and the IPv6 loopback as the IPv4 one.
 fn fold(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, Method};
 
+use crate::config::edge::files::Countries;
 use crate::config::edge::guard::{Action, Builtin, GuardSettings};
 
 mod builtin;
@@ -29,7 +30,7 @@ pub struct View<'a> {
     pub headers: &'a HeaderMap,
     /// The client's address.
     pub client: IpAddr,
-    /// The client's country in two capitals, when it is known; needed only if [`Guard::needs_country`].
+    /// The client's country in two capitals, when it is known; as [`Guard::country`] finds it.
     pub country: Option<&'a str>,
     /// The declared length of the body in bytes; none for a chunked body.
     pub content_length: Option<u64>,
@@ -89,6 +90,8 @@ pub struct Explanation {
 #[derive(Debug)]
 pub struct Guard {
     rules: Box<[Rule]>,
+    /// Only when a rule asks for the country.
+    countries: Option<Countries>,
 }
 
 impl Guard {
@@ -97,9 +100,11 @@ impl Guard {
         if !settings.enabled {
             return Self {
                 rules: Box::default(),
+                countries: None,
             };
         }
         let own = settings.rules.iter().filter(|rule| rule.enabled);
+        let asks_country = own.clone().any(|rule| rule.when.asks_country());
         let own = own.map(|rule| (rule.name.clone(), rule.action, Test::compile(&rule.when)));
         let rules = own.chain(builtin_rules(settings.builtin)).enumerate();
         let rules = rules.map(|(index, (name, action, test))| Rule {
@@ -110,6 +115,7 @@ impl Guard {
         });
         Self {
             rules: rules.collect(),
+            countries: settings.countries.clone().filter(|_| asks_country),
         }
     }
 
@@ -118,9 +124,9 @@ impl Guard {
         &self.rules
     }
 
-    /// Whether any rule asks for the country, so that it is worth looking up.
-    pub fn needs_country(&self) -> bool {
-        self.rules.iter().any(|rule| rule.test.needs_country())
+    /// The country of an address, if any rule asks for it and the file knows it. Allocates nothing.
+    pub fn country(&self, address: IpAddr) -> Option<&str> {
+        self.countries.as_ref()?.of(address)
     }
 
     /// Judges a request. Allocates nothing.

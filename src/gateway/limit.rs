@@ -14,6 +14,7 @@ use crate::gateway::client_ip::{Ceiling, Network};
 use crate::gateway::path::prefixes::PathPrefixes;
 use crate::gateway::path::without_trailing_slash;
 
+pub mod bucket;
 pub mod counters;
 pub mod fields;
 pub mod gcra;

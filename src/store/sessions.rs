@@ -154,6 +154,13 @@ pub async fn remember(
     Ok(())
 }
 
+/// Whether anybody signed in from a network later than `since`.
+pub async fn signed_in_from(tx: &mut Tx, network: &str, since: Millis) -> Result<bool, Error> {
+    const SQL: &str =
+        "select 1 as found from known_networks where network = $1 and seen_at > $2 limit 1";
+    Ok(tx.first(SQL, values![network, since]).await?.is_some())
+}
+
 /// Whether any account knows this device: only then is its cookie one of ours.
 pub async fn device_exists(tx: &mut Tx, device_hash: Option<&[u8]>) -> Result<bool, Error> {
     const SQL: &str = "select 1 as found from known_devices where device_hash = $1 limit 1";

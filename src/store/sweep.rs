@@ -16,6 +16,7 @@ pub struct Before {
     pub audit: Millis,
     pub known_devices: Millis,
     pub known_networks: Millis,
+    pub bans: Millis,
 }
 
 /// What goes at once, at most: SQLite has one writer, and whoever waits for it is a customer.
@@ -24,7 +25,7 @@ const CHUNK: u64 = 1000;
 /// What goes, and before which moment.
 type Sweep = (&'static str, fn(&Before) -> Millis);
 
-const SWEEPS: [Sweep; 14] = [
+const SWEEPS: [Sweep; 15] = [
     (
         "delete from requests where (address_hash, purpose) in
             (select address_hash, purpose from requests where touched_at < $1 limit $2)",
@@ -96,6 +97,11 @@ const SWEEPS: [Sweep; 14] = [
         "delete from known_networks where (account_id, network) in
             (select account_id, network from known_networks where seen_at < $1 limit $2)",
         |before| before.known_networks,
+    ),
+    (
+        "delete from bans where network in
+            (select network from bans where until_at < $1 limit $2)",
+        |before| before.bans,
     ),
 ];
 

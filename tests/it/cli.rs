@@ -84,6 +84,13 @@ on_both! {
         }
         installed.set("accounts.reset.proof", "grant");
         assert!(installed.run(&["config", "check"], "").await.success);
+        installed.set("guard.bans.mode", "observe");
+        let refused = installed.run(&["config", "check"], "").await;
+        assert_eq!((refused.success, refused.err.as_str()), (false, "cargoextra: guard.bans.mode: with a public origin and only loopback listeners, a ban would be everybody's behind your proxy; name the proxy in server.trusted_proxies\n"));
+        installed.set("server.trusted_proxies", "127.0.0.1/32");
+        assert!(installed.run(&["config", "check"], "").await.success);
+        installed.set("server.trusted_proxies", "");
+        installed.set("guard.bans.mode", "off");
         installed.set("secrets.keys", "");
         let refused = installed.run(&["config", "check"], "").await;
         assert!(!refused.success && refused.err.contains("secrets.keys: set at least one"), "{}", refused.err);

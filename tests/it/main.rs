@@ -3,14 +3,17 @@
 mod account;
 mod app;
 mod attacks;
+mod bans;
 mod browser;
 mod cli;
 mod contract;
+mod country;
 mod docs;
 mod downstream;
 mod flow;
 mod gate;
 mod mail;
+mod mmdb;
 mod observing;
 mod origin;
 mod pages;

@@ -184,6 +184,18 @@ impl Installation {
         self.folder.path().join("log")
     }
 
+    /// Waits until its processes have logged this.
+    pub async fn until_logged(&self, text: &str) {
+        let mut every = tokio::time::interval(Duration::from_millis(5));
+        let logged = async {
+            while !self.logged().contains(text) {
+                every.tick().await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, logged).await;
+        assert!(waited.is_ok(), "no {text:?} in {}", self.logged());
+    }
+
     /// What its processes logged so far.
     pub fn logged(&self) -> String {
         std::fs::read_to_string(self.log()).unwrap_or_default()

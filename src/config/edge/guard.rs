@@ -1,10 +1,14 @@
 //! `[guard]`: the traffic guard's rules.
 
+use std::path::PathBuf;
+
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 
+use super::bans::{BanSettings, RawBans};
+use super::files::{Countries, networks_in};
 use super::{OneOrMany, bounded, check_host, check_path, check_unique, method, name_of, networks};
 
 /// Most rules in a file.
@@ -22,6 +26,10 @@ const MAX_REGEX_PROGRAM: usize = 1 << 18;
 pub struct RawGuard {
     /// The switch of the whole guard, built-in set included.
     pub enabled: bool,
+    /// The file of the MaxMind format that says which country an address belongs to; empty: none.
+    pub country_file: PathBuf,
+    /// Escalating bans.
+    pub bans: RawBans,
     /// Switches of the built-in rules.
     pub builtin: RawBuiltin,
     /// Rules of the file; they come before the built-in set.
@@ -32,6 +40,8 @@ impl Default for RawGuard {
     fn default() -> Self {
         Self {
             enabled: true,
+            country_file: PathBuf::new(),
+            bans: RawBans::default(),
             builtin: RawBuiltin::default(),
             rules: Vec::new(),
         }
@@ -72,6 +82,8 @@ pub struct RawRule {
 pub struct RawCondition {
     /// Addresses and CIDR networks of the client.
     pub network: Option<OneOrMany>,
+    /// A file with addresses and CIDR networks of the client, one a line.
+    pub network_file: Option<String>,
     /// ISO 3166 two-letter codes; an unknown country is none of them.
     pub country: Option<OneOrMany>,
     /// Methods, in capitals.
@@ -115,6 +127,10 @@ pub struct RawHeader {
 pub struct GuardSettings {
     /// The switch of the whole guard.
     pub enabled: bool,
+    /// Which country an address belongs to, if a file says so.
+    pub countries: Option<Countries>,
+    /// Escalating bans.
+    pub bans: BanSettings,
     /// Switches of the built-in rules.
     pub builtin: Builtin,
     /// The file's rules, in order, disabled ones included.
@@ -220,11 +236,33 @@ impl RawGuard {
             self.rules.iter().filter_map(|rule| rule.name.as_deref()),
             problems,
         );
+        let countries = self.countries(&rules, problems);
         GuardSettings {
             enabled: self.enabled,
+            countries,
+            bans: self.bans.validate(problems),
             builtin: self.builtin.validate(problems),
             rules,
         }
+    }
+
+    fn countries(&self, rules: &[Rule], problems: &mut Vec<String>) -> Option<Countries> {
+        let path = &self.country_file;
+        if path.as_os_str().is_empty() {
+            let asking = rules
+                .iter()
+                .filter(|rule| rule.enabled && rule.when.asks_country());
+            problems.extend(asking.map(|rule| {
+                format!(
+                    "guard.rules \"{}\": asks for the country; name a file of the MaxMind format in guard.country_file",
+                    rule.name
+                )
+            }));
+            return None;
+        }
+        let read = Countries::read(path);
+        read.map_err(|why| problems.push(format!("guard.country_file: {} {why}", path.display())))
+            .ok()
     }
 }
 
@@ -246,6 +284,23 @@ impl RawBuiltin {
             scanner_agents: switch("scanner_agents", &self.scanner_agents),
             absurd_headers: switch("absurd_headers", &self.absurd_headers),
             unusual_methods: switch("unusual_methods", &self.unusual_methods),
+        }
+    }
+}
+
+impl Condition {
+    /// Whether the client's country must be known to tell whether it holds.
+    pub fn asks_country(&self) -> bool {
+        match self {
+            Self::Country(_) => true,
+            Self::All(list) | Self::Any(list) => list.iter().any(Self::asks_country),
+            Self::Not(inner) => inner.asks_country(),
+            Self::Network(_)
+            | Self::Method(_)
+            | Self::Path(_)
+            | Self::Host(_)
+            | Self::Header(..)
+            | Self::BodyLargerThan(_) => false,
         }
     }
 }
@@ -347,6 +402,7 @@ impl RawCondition {
             &self.host,
         ];
         lists.into_iter().all(Option::is_none)
+            && self.network_file.is_none()
             && self.header.is_none()
             && self.body_larger_than.is_none()
             && self.all.is_none()
@@ -410,6 +466,13 @@ impl RawCondition {
             parts.push(Condition::Network(networks(
                 &format!("{at}: network"),
                 &list.0,
+                problems,
+            )));
+        }
+        if let Some(path) = &self.network_file {
+            parts.push(Condition::Network(networks_in(
+                &format!("{at}: network_file"),
+                path,
                 problems,
             )));
         }
@@ -516,85 +579,4 @@ fn compile(at: &str, pattern: &str, problems: &mut Vec<String>) -> Option<Regex>
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    fn check(rule: &str) -> Vec<String> {
-        let raw: RawGuard = toml::from_str(&format!(
-            "[[rules]]\nname = \"r\"\naction = \"deny\"\n{rule}"
-        ))
-        .unwrap();
-        let mut problems = Vec::new();
-        raw.validate(&mut problems);
-        problems
-    }
-
-    #[test]
-    fn the_shapes_of_the_contract_pass() {
-        for when in [
-            "network = [\"203.0.113.0/24\"]",
-            "path = \"/api/v1/x/*\"",
-            "method = [\"PUT\"]",
-            "header = { name = \"user-agent\", contains = \"sqlmap\" }",
-            "header = { name = \"accept\", missing = true }",
-            "country = \"de\", not = { host = \"*.example.com\" }",
-            "any = [{ path = \"/a/*/b\" }, { all = [{ body_larger_than = 10 }, { method = \"POST\" }] }]",
-            "header = { name = \"user-agent\", regex = \"^bot/[0-9]+\" }",
-        ] {
-            assert_eq!(
-                check(&format!("when = {{ {when} }}")),
-                Vec::<String>::new(),
-                "{when}"
-            );
-        }
-    }
-
-    #[test]
-    fn every_mistake_is_named() {
-        let deep = (0..MAX_DEPTH).fold("path = \"/x\"".to_owned(), |inner, _| {
-            format!("not = {{ {inner} }}")
-        });
-        for (when, part) in [
-            ("", "would hit everything"),
-            ("network = []", "empty list"),
-            ("network = \"10.0.0.0/33\"", "no address or network"),
-            ("country = \"DEU\"", "two letters"),
-            ("method = \"put\"", "in capitals"),
-            ("path = \"x\"", "begin with a slash"),
-            ("path = \"/a//b\"", "empty segment"),
-            ("path = \"/a/../b\"", "dot segment"),
-            ("path = \"/a%2e\"", "upper-case digits"),
-            ("path = \"/*.php\"", "inside a segment"),
-            ("path = \"/a b\"", "percent-escaped"),
-            ("host = \"a:80\"", "without port"),
-            ("header = { contains = \"x\" }", "needs the name"),
-            ("header = { name = \"a\" }", "exactly one of"),
-            (
-                "header = { name = \"a\", contains = \"x\", missing = true }",
-                "exactly one of",
-            ),
-            ("header = { name = \"a\", contains = \"\" }", "empty text"),
-            (
-                "header = { name = \"a\", regex = \"(\" }",
-                "does not compile",
-            ),
-            (
-                "header = { name = \"a\", regex = \"(a{1000}){1000}\" }",
-                "does not compile",
-            ),
-            ("any = []", "empty all or any"),
-            (&deep, "nest deeper"),
-        ] {
-            let found = check(&format!("when = {{ {when} }}"));
-            assert!(found.iter().any(|p| p.contains(part)), "{when}: {found:?}");
-        }
-        assert!(
-            check("when = { path = \"/x\" }\n[builtin]\nscanner_paths = \"on\"")[0]
-                .contains("deny, observe or off")
-        );
-        assert!(
-            check("when = { path = \"/x\" }\n[[rules]]\nname = \"r\"")[2].contains("stands twice")
-        );
-    }
-}
+mod tests;

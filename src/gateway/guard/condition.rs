@@ -46,15 +46,6 @@ impl Test {
         }
     }
 
-    pub(super) fn needs_country(&self) -> bool {
-        match self {
-            Self::Countries(_) => true,
-            Self::All(list) | Self::Any(list) => list.iter().any(Self::needs_country),
-            Self::Not(inner) => inner.needs_country(),
-            _ => false,
-        }
-    }
-
     pub(super) fn holds(&self, view: &View<'_>) -> bool {
         match self {
             Self::Networks(set) => set.contains(view.client.to_canonical()),

@@ -1,10 +1,12 @@
 //! guesses are counted, wherever they come from, and a stranger's never hurt the owner.
 
 use cargoextra::accounts::{lifecycle, sweep};
+use cargoextra::app::bans;
 use cargoextra::config::Disclosure;
 use serde_json::{Value, json};
 
 use crate::app::{Caller, Database, MINUTE, NEW_PASSWORD, PASSWORD, Reply, TestApp, on_both};
+use crate::downstream::with_edge;
 
 const ADA: &str = "ada@example.com";
 const NOBODY: &str = "nobody@example.com";
@@ -59,6 +61,14 @@ async fn guesses(caller: &Caller, times: usize) -> usize {
 async fn login(caller: &Caller, email: &str, password: &str) -> Reply {
     let body = json!({ "email": email, "password": password });
     caller.post("login", body).await
+}
+
+/// Asks for what the guard denies; then the bans are kept, as the program's own loop would.
+async fn provoke(app: &TestApp, caller: &Caller, times: usize) {
+    for _ in 0..times {
+        assert_eq!(caller.get("/.env").await.status, 403);
+    }
+    bans::step(&app.app).await.expect("the rows are kept");
 }
 
 /// Ten wrong passwords, which are all compared.
@@ -257,6 +267,50 @@ on_both! {
         let body = json!({ "email": ADA, "password": NEW_PASSWORD, "resetGrant": grant });
         assert_eq!(app.post("password-reset", body).await.status, 200);
         assert_eq!(login(&stranger, ADA, NEW_PASSWORD).await.status, 200, "the reset cleared the count");
+    }
+
+    /// denials that others cause never keep the owner, on a known device or network, from signing in or recovering.
+    async fn a14_provoked_denials_never_keep_the_owner_out(database) {
+        // The bans as they come, but in force.
+        let app = TestApp::with(database, with_edge("[guard.bans]\nmode = \"enforce\"\n".to_owned())).await;
+        app.account(ADA).await;
+        let device = signed_in(&app.caller()).await;
+        // Ten a day, where nobody ever signed in.
+        let elsewhere = app.caller().from("127.0.0.7");
+        for _ in 0..5 {
+            provoke(&app, &elsewhere, 10).await;
+            app.advance(24 * 60 * MINUTE);
+        }
+        assert_eq!(elsewhere.get("/healthz").await.status, 200);
+        assert_eq!(login(&elsewhere, ADA, PASSWORD).await.status, 200);
+
+        // A stranger in a network where she signed in today, and one in a network where she is for the first time.
+        assert_eq!(login(&app.caller(), ADA, PASSWORD).await.status, 200);
+        let stranger = app.caller().from("127.0.0.9");
+        for caller in [&app.caller(), &stranger] {
+            provoke(&app, caller, 20).await;
+        }
+        assert_eq!(app.count("select count(*) as n from bans").await, 2);
+        assert_eq!(stranger.get("/healthz").await.status, 403);
+        let planted = stranger.clone().header("cookie", "cxDevice=planted");
+        assert_eq!(planted.get("/healthz").await.status, 403);
+        for owner in [app.caller(), stranger.clone().header("cookie", &device)] {
+            assert_eq!(login(&owner, ADA, PASSWORD).await.status, 200);
+            assert_eq!(owner.post("forgot-password", json!({ "email": ADA })).await.status, 200);
+            let code = app.code(ADA).await;
+            let confirmed = owner.post("confirm-otp-reset", json!({ "resetToken": code })).await;
+            let grant = &confirmed.body()["resetGrant"];
+            let body = json!({ "email": ADA, "password": PASSWORD, "resetGrant": grant });
+            assert_eq!(owner.post("password-reset", body).await.status, 200);
+            app.advance(61 * SECOND);
+        }
+        // Cookies that are made up are compared no oftener than a slowed network may call.
+        let mut statuses = Vec::new();
+        for _ in 0..25 {
+            statuses.push(planted.get("/healthz").await.status);
+        }
+        assert_eq!((&statuses[..20], &statuses[20..]), (&[403; 20][..], &[429; 5][..]));
+        assert_eq!(stranger.get("/healthz").await.status, 403);
     }
 
     /// Each device and network has a count of its own; a device of another account is a stranger's.

@@ -140,6 +140,10 @@ impl App {
 
     /// The metrics as text, with what is only read when somebody asks.
     pub fn scrape(&self) -> String {
+        self.metrics.render(|| self.scraped())
+    }
+
+    fn scraped(&self) -> Scraped {
         let (edge, now) = (self.edge.load(), self.clock.now());
         let routes = edge.routes.all().iter().zip(&edge.upstreams);
         let upstreams = routes.flat_map(|(route, upstreams)| {
@@ -155,13 +159,13 @@ impl App {
         });
         let counters = edge.limits.counters();
         let evictions = counters.evictions();
-        self.metrics.render(&Scraped {
+        Scraped {
             upstreams: upstreams.collect(),
             limit_keys: counters.live_keys(now as u64 * 1_000_000) as i64,
             evicted: evictions.live,
             evicted_refused: evictions.punished,
             process: Process::read(),
-        })
+        }
     }
 
     /// How full the mail queue is; also tells whether the database answers.

@@ -421,10 +421,12 @@ impl Metrics {
     }
 
     /// The text exposition format (OpenMetrics 1.0).
-    pub fn render(&self, scraped: &Scraped) -> String {
+    ///
+    /// What is only read when somebody asks is read last: who sees a reload counted sees what it put in force, too.
+    pub fn render(&self, scrape: impl FnOnce() -> Scraped) -> String {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)
-            .and_then(|()| encode_registry(&mut text, &scraped.registry()))
+            .and_then(|()| encode_registry(&mut text, &scrape().registry()))
             .and_then(|()| encode_eof(&mut text))
             .expect("a String can be written to");
         text

@@ -11,6 +11,7 @@ mod country;
 mod docs;
 mod downstream;
 mod flow;
+mod grpc;
 mod gate;
 mod mail;
 mod mmdb;

@@ -26,6 +26,7 @@ async fn installed(downstream: &Downstream) -> Installation {
     );
     std::fs::write(installed.folder.path().join("edge.toml"), file).expect("it is written");
     installed.set("telemetry.access_log", "access.log");
+    installed.set("telemetry.access_log_flush", "0ms");
     installed
 }
 

@@ -50,6 +50,7 @@ async fn traced(route: String, port: u16, more: &[(&str, &str)]) -> (Installatio
     let endpoint = format!("http://127.0.0.1:{port}/v1/traces");
     installed.set("telemetry.otlp_endpoint", &endpoint);
     installed.set("telemetry.access_log", "access.log");
+    installed.set("telemetry.access_log_flush", "0ms");
     for (key, value) in more {
         installed.set(&format!("telemetry.{key}"), value);
     }

@@ -76,6 +76,7 @@ pub struct Metrics {
     guard: Family<RuleVerdict, Counter>,
     limits: Family<RuleVerdict, Counter>,
     gate: Family<Outcome, Counter>,
+    connections: Family<Outcome, Counter>,
 }
 
 impl Default for Metrics {
@@ -98,6 +99,7 @@ impl Default for Metrics {
             guard: Family::default(),
             limits: Family::default(),
             gate: Family::default(),
+            connections: Family::default(),
         };
         made.register();
         made
@@ -152,6 +154,11 @@ impl Metrics {
             "Codes tried after the server's budget of wrong codes was spent: somebody guesses from many networks",
             self.code_budget_spent.clone(),
         );
+        registry.register(
+            "connections",
+            "Connections closed by us before or under a request, by reason: full, network, untrusted_proxy, proxy_header, tls_handshake, send_timeout",
+            self.connections.clone(),
+        );
     }
 
     /// The counters of a route. Names come from the configuration, so they are bounded.
@@ -191,6 +198,11 @@ impl Metrics {
 
     pub fn count_gate(&self, reason: &'static str) {
         self.gate.get_or_create(&Outcome { outcome: reason }).inc();
+    }
+
+    pub fn count_connection(&self, outcome: &'static str) {
+        let label = Outcome { outcome };
+        self.connections.get_or_create(&label).inc();
     }
 
     pub fn count_mail(&self, outcome: &'static str) {

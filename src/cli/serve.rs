@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -14,6 +15,7 @@ use crate::accounts::sweep;
 use crate::app::App;
 use crate::clock::{Clock, Millis};
 use crate::config::{self, Config, MailTransport};
+use crate::cores::Cores;
 use crate::keys::load_or_create;
 use crate::mail::worker::{self, Worker};
 use crate::random::{Random, Secret};
@@ -30,6 +32,8 @@ const ADMIN_CONNECTIONS: usize = 64;
 #[derive(Debug)]
 pub struct Listeners {
     pub public: Vec<TcpListener>,
+    /// Those that speak TLS.
+    pub tls: Vec<TcpListener>,
     pub admin: TcpListener,
 }
 
@@ -38,23 +42,29 @@ pub struct Listeners {
 /// # Errors
 /// One sentence that says what to do.
 pub async fn bind(config: &Config) -> Result<Listeners, String> {
-    let mut public = Vec::new();
-    for address in &config.server.listen {
-        match TcpListener::bind(address).await {
-            Ok(listener) => public.push(listener),
-            Err(error) if lacks_family(&error) => {
-                tracing::info!(%address, "skipped: this machine lacks the address family");
-            }
-            Err(error) => return Err(cannot_listen("server.listen", *address, &error)),
-        }
-    }
-    if public.is_empty() {
+    let public = bind_each("server.listen", &config.server.listen).await?;
+    let tls = bind_each("server.tls.listen", &config.server.tls.listen).await?;
+    if public.is_empty() && tls.is_empty() {
         return Err("server.listen: this machine has none of these address families".to_owned());
     }
     let at = config.admin.listen;
     let admin = TcpListener::bind(at).await;
     let admin = admin.map_err(|error| cannot_listen("admin.listen", at, &error))?;
-    Ok(Listeners { public, admin })
+    Ok(Listeners { public, tls, admin })
+}
+
+async fn bind_each(key: &str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, String> {
+    let mut bound = Vec::new();
+    for address in addresses {
+        match TcpListener::bind(address).await {
+            Ok(listener) => bound.push(listener),
+            Err(error) if lacks_family(&error) => {
+                tracing::info!(%address, "skipped: this machine lacks the address family");
+            }
+            Err(error) => return Err(cannot_listen(key, *address, &error)),
+        }
+    }
+    Ok(bound)
 }
 
 fn lacks_family(error: &std::io::Error) -> bool {
@@ -75,7 +85,7 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     let listeners = bind(&config).await?;
     let app = Arc::new(App::build(config, Clock::system(), Random::system()).await?);
     // Whoever reads that we serve may also tell us to stop.
-    let stop = signalled();
+    let stop = signalled(&app);
     greet(&app);
     reload_when_told(app.clone(), file);
     run_with(app, listeners, stop).await
@@ -84,17 +94,28 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
 /// What `serve`, `demo` and the tests share: everything from bound sockets to a graceful stop.
 ///
 /// # Errors
-/// One sentence when the admin token can't be made.
+/// One sentence when the admin token can't be made, or the threads that serve connections.
 pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result<(), String> {
     let token = admin_token(&app)?;
     let front = Arc::new(Front::new(app.clone()));
     let mut tasks = tokio::task::JoinSet::new();
-    let bounds = Bounds::new(&app);
-    for listener in listeners.public {
+    let cores = Cores::start(app.config.server.threads)
+        .map(Arc::new)
+        .map_err(|error| format!("server.threads: can't be started ({error}); set fewer"))?;
+    let bounds = Bounds::new(&app).on(cores.clone());
+    let plain = listeners
+        .public
+        .into_iter()
+        .map(|plain| (plain, bounds.clone()));
+    let tls = listeners
+        .tls
+        .into_iter()
+        .map(|tls| (tls, bounds.clone().over_tls()));
+    for (listener, bounds) in plain.chain(tls) {
         let front = front.clone();
         tasks.spawn(serve(
             listener,
-            bounds.clone(),
+            bounds,
             stop.clone(),
             move |connection, request| {
                 let front = front.clone();
@@ -109,7 +130,7 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
     let admin = Arc::new(Admin::new(app.clone(), address, token, stop.clone()));
     tasks.spawn(serve(
         listeners.admin,
-        bounds.with_connections(ADMIN_CONNECTIONS),
+        Bounds::for_admin(&app, ADMIN_CONNECTIONS),
         stop.clone(),
         move |connection, request| {
             let admin = admin.clone();
@@ -133,6 +154,11 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
     let _ = worker_stop.send(true);
     let _ = mail.await;
     app.db.close().await;
+    // Only now: a connection to the database lives on the runtime of the core that opened it, and any core may use it.
+    drop(bounds);
+    if let Some(cores) = Arc::into_inner(cores) {
+        let _ = tokio::task::spawn_blocking(|| cores.end()).await;
+    }
     Ok(())
 }
 
@@ -160,19 +186,21 @@ async fn check_health(app: Arc<App>, mut stop: Stop) {
     }
 }
 
-/// At SIGHUP, reads the configuration again and puts guard, limits and routes in force, all of them or none.
+/// At SIGHUP, reads the configuration again and puts guard, limits, routes and certificates in force, all of them or none.
 fn reload_when_told(app: Arc<App>, file: Option<PathBuf>) {
     tokio::spawn(async move {
         let kind = tokio::signal::unix::SignalKind::hangup();
         let mut told = tokio::signal::unix::signal(kind).expect("the system has signals");
         while told.recv().await.is_some() {
             match Config::load(file.as_deref(), config::environment()) {
-                Ok(config) => {
-                    app.reload(&config.edge);
-                    tracing::info!(
-                        "reloaded guard, limits and routes; other sections need a restart"
-                    );
-                }
+                Ok(config) => match app.reload(&config) {
+                    Ok(()) => tracing::info!(
+                        "reloaded guard, limits, routes and certificates; the rest needs a restart"
+                    ),
+                    Err(problem) => {
+                        tracing::error!(%problem, "not reloaded; all stays as it was");
+                    }
+                },
                 Err(problems) => tracing::error!(%problems, "not reloaded; all stays as it was"),
             }
         }
@@ -206,12 +234,7 @@ fn admin_token(app: &App) -> Result<Secret<String>, String> {
 fn greet(app: &App) {
     let config = &app.config;
     let origin = &config.server.public_origin;
-    let listen: Vec<String> = config
-        .server
-        .listen
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let listen: Vec<String> = config.listens().map(ToString::to_string).collect();
     let admin = config.admin.listen;
     let mail = match config.mail.transport {
         MailTransport::Capture => {
@@ -235,16 +258,17 @@ fn greet(app: &App) {
     let _ = std::io::stdout().write_all(greeting.as_bytes());
 }
 
-/// Turns true at SIGINT or SIGTERM.
-pub fn signalled() -> Stop {
+/// Turns true at SIGINT or SIGTERM. Whoever presses Ctrl-C waits for the end: then idle connections are not waited for.
+pub fn signalled(app: &Arc<App>) -> Stop {
     let (send, stop) = watch::channel(false);
     // Listened to before this returns, not when the task gets its turn: until then a signal would end the process on the spot.
     let listen = |kind| tokio::signal::unix::signal(kind).expect("the system has signals");
     let mut interrupt = listen(tokio::signal::unix::SignalKind::interrupt());
     let mut terminate = listen(tokio::signal::unix::SignalKind::terminate());
+    let app = app.clone();
     tokio::spawn(async move {
         tokio::select! {
-            _ = interrupt.recv() => {}
+            _ = interrupt.recv() => app.hurried.store(true, Ordering::Relaxed),
             _ = terminate.recv() => {}
         }
         tracing::info!("stopping: running requests finish first");

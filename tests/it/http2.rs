@@ -166,6 +166,10 @@ async fn the_answer_to_head_has_no_body() {
     }
 }
 
+/// Method, target, fields; status, message and code of the refusal.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16, Told);
+type Told = (&'static str, &'static str);
+
 /// What the client of `h2` lets us send, and the gate of HTTP/1 would not let pass.
 #[tokio::test]
 async fn a10_what_could_be_read_in_two_ways_is_refused() {
@@ -180,7 +184,7 @@ async fn a10_what_could_be_read_in_two_ways_is_refused() {
     let bad = ("Bad Request", "bad_request");
     let large_head = ("Request Header Fields Too Large", "headers_too_large");
     let not_allowed = ("Method Not Allowed", "method_not_allowed");
-    let cases: &[(&str, &str, &[(&str, &str)], u16, (&str, &str))] = &[
+    let cases: &[Case<'_>] = &[
         ("TRACE", "http://x/x", &[], 405, not_allowed),
         ("CONNECT", "x:443", &[], 405, not_allowed),
         (

@@ -372,78 +372,74 @@ fn cargoextra_policy() -> &'static str {
     "default-src 'none'; style-src 'self'; "
 }
 
-/// The real binary with curl and openssl, which this project did not write.
-#[tokio::test]
-async fn the_binary_speaks_tls_with_curl_and_openssl_and_says_why_it_can_not() {
+/// An installation that speaks TLS on a free port, with the files of `certificate` and the key of `key`.
+async fn installed(certificate: &Certificate, key: &Path) -> (Installation, u16) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it has an address").port();
     let mut installed = Installation::new(Database::Sqlite).await;
-    let folder = installed.folder.path().to_owned();
-    let localhost = certificate(&folder, "localhost", &["localhost"], 2030);
-    let other = certificate(&folder, "other", &["localhost"], 2030);
-    let files = |certificate: &Path, key: &Path| {
-        format!(
-            "[{{ certificate = \"{}\", key = \"{}\" }}]",
-            certificate.display(),
-            key.display()
-        )
-    };
-    let (pem, key) = (&localhost.files.certificate, &localhost.files.key);
-    let port = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("it has an address").port()
-    };
-    installed.set("server.tls.listen", &format!("127.0.0.1:{port}"));
-    let refused = installed.run(&["config", "check"], "").await;
-    let advice = "cargoextra: server.tls.certificates: name at least one {certificate, key} for the addresses of server.tls.listen\n";
-    assert_eq!((refused.success, refused.err.as_str()), (false, advice));
-    installed.set("server.tls.certificates", &files(pem, &other.files.key));
-    let refused = installed.run(&["serve"], "").await;
-    assert!(!refused.success);
-    let why = format!(
-        "server.tls.certificates: {}: is not the key of",
-        other.files.key.display()
+    let pem = certificate.files.certificate.display();
+    let files = format!(
+        "[{{ certificate = \"{pem}\", key = \"{}\" }}]",
+        key.display()
     );
-    assert!(refused.err.contains(&why), "{}", refused.err);
+    installed.set("server.tls.listen", &format!("127.0.0.1:{port}"));
+    installed.set("server.tls.certificates", &files);
+    let origin = format!("https://localhost:{port}");
+    installed.set("server.public_origin", &origin);
+    (installed, port)
+}
 
-    installed.set("server.tls.certificates", &files(pem, key));
-    installed.set("server.public_origin", &format!("https://localhost:{port}"));
+#[tokio::test]
+async fn what_is_wrong_with_the_certificates_stops_the_start_with_one_sentence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let localhost = certificate(folder.path(), "localhost", &["localhost"], 2030);
+    let other = certificate(folder.path(), "other", &["localhost"], 2030);
+    let (mut installed, _) = installed(&localhost, &other.files.key).await;
+    let refused = installed.run(&["serve"], "").await;
+    let why = format!(
+        "cargoextra: server.tls.certificates: {}: is not the key of {}; name the two that belong together\n",
+        other.files.key.display(),
+        localhost.files.certificate.display()
+    );
+    assert_eq!((refused.success, refused.err.as_str()), (false, &*why));
+    installed.set("server.tls.certificates", "[]");
+    let refused = installed.run(&["config", "check"], "").await;
+    let why = "cargoextra: server.tls.certificates: name at least one {certificate, key} for the addresses of server.tls.listen\n";
+    assert_eq!((refused.success, refused.err.as_str()), (false, why));
+}
+
+/// The real binary with clients that this project did not write.
+#[tokio::test]
+async fn curl_and_openssl_speak_with_the_binary() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let localhost = certificate(folder.path(), "localhost", &["localhost"], 2030);
+    let (installed, port) = installed(&localhost, &localhost.files.key).await;
     let running = installed.serve().await;
     let url = format!("https://localhost:{port}/healthz");
-    let root = pem.display().to_string();
+    let root = localhost.files.certificate.display().to_string();
     let shows = "%{http_version} %{http_code} %{ssl_verify_result}\n";
+    let usual = [
+        "-sS",
+        "-o",
+        "/dev/null",
+        "-w",
+        shows,
+        "--cacert",
+        &root,
+        &url,
+    ];
     for (arguments, expected) in [
         (&["--http2"] as &[&str], "2 200 0\n"),
         (&["--http1.1"], "1.1 200 0\n"),
         (&["--tlsv1.2", "--tls-max", "1.2"], "2 200 0\n"),
         (&["--tlsv1.3"], "2 200 0\n"),
     ] {
-        let out = output(
-            "curl",
-            &[
-                &[
-                    "-sS",
-                    "-o",
-                    "/dev/null",
-                    "-w",
-                    shows,
-                    "--cacert",
-                    &root,
-                    &url,
-                ],
-                arguments,
-            ]
-            .concat(),
-        )
-        .await;
+        let out = output("curl", &[&usual, arguments].concat()).await;
         assert_eq!(out, expected, "{arguments:?}");
     }
-    let old = [
-        "s_client",
-        "-connect",
-        &format!("localhost:{port}"),
-        "-tls1_1",
-        "-cipher",
-        "ALL:@SECLEVEL=0",
-    ];
+    let target = format!("localhost:{port}");
+    let weak = ["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"];
+    let old = [&["s_client", "-connect", &target], weak.as_slice()].concat();
     let out = output("openssl", &old).await;
     assert!(
         out.contains("alert") && out.contains("Cipher is (NONE)"),

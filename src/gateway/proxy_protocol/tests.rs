@@ -103,6 +103,10 @@ fn version_1_is_read_as_written_and_in_no_other_way() {
     ] {
         assert_eq!(read(line.as_bytes()), expected, "{line:?}");
     }
+}
+
+#[test]
+fn a_line_of_version_1_has_an_end() {
     let endless = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 200]].concat();
     assert_eq!(read(&endless[..106]), Ok(Header::Partial));
     assert_eq!(read(&endless[..107]), Err(Fault::Line));

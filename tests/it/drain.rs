@@ -38,6 +38,13 @@ async fn start(change: impl FnOnce(&mut Config)) -> (TestApp, Downstream) {
     (app.await, downstream)
 }
 
+/// Until the acceptor has heard of the stop.
+async fn heard(app: &TestApp) {
+    while !app.app.draining.load(Ordering::Relaxed) {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn within(limit: Duration, app: &mut TestApp) {
     let stopped = tokio::time::timeout(limit, app.stopped()).await;
     stopped.expect("it has stopped in time");
@@ -52,10 +59,7 @@ async fn a_request_on_its_way_to_a_kept_connection_is_answered_after_the_stop() 
         streams.push(kept(&app).await);
     }
     app.stop();
-    // The acceptor has heard of it: whoever comes now is not let in.
-    while TcpStream::connect(app.address).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    heard(&app).await;
     for stream in &mut streams {
         stream.write_all(HEALTH).await.expect("it is open");
         let answer = rest(stream).await;
@@ -70,9 +74,7 @@ async fn a_stopping_process_is_not_ready() {
     let (app, _downstream) = start(|config| config.server.drain_idle = Span(5000)).await;
     let mut stream = kept(&app).await;
     app.stop();
-    while TcpStream::connect(app.address).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    heard(&app).await;
     let ask = b"GET /readyz HTTP/1.1\r\nHost: x\r\nUser-Agent: curl/8.5.0\r\n\r\n";
     stream.write_all(ask).await.expect("it is open");
     let answer = rest(&mut stream).await;
@@ -205,15 +207,20 @@ async fn the_process_answers_what_comes_on_a_kept_connection_after_sigterm() {
     let process = installed.serve().await;
     let address = process.public.target();
     let mut kept = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..5 {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         stream.write_all(HEALTH).await.expect("it reads");
         until(&mut stream, "}").await;
         kept.push(stream);
     }
     let answered = async {
-        while TcpStream::connect(address).await.is_ok() {
-            tokio::task::yield_now().await;
+        let mut first = kept.pop().expect("there are some");
+        loop {
+            first.write_all(HEALTH).await.expect("it is open");
+            let answer = until(&mut first, "}").await;
+            if field(&answer, "connection") == Some("close") {
+                break;
+            }
         }
         for stream in &mut kept {
             stream.write_all(HEALTH).await.expect("it is open");

@@ -372,10 +372,10 @@ fn cargoextra_policy() -> &'static str {
     "default-src 'none'; style-src 'self'; "
 }
 
-/// An installation that speaks TLS on a free port, with the files of `certificate` and the key of `key`.
+/// An installation that speaks TLS on a port of its own, with the files of `certificate` and the key of `key`.
 async fn installed(certificate: &Certificate, key: &Path) -> (Installation, u16) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("it has an address").port();
+    // Below the ports that the system gives to clients, and another one for each process of a test.
+    let port = 20_000 + u16::try_from(std::process::id() % 10_000).expect("it is small");
     let mut installed = Installation::new(Database::Sqlite).await;
     let pem = certificate.files.certificate.display();
     let files = format!(

@@ -1,16 +1,18 @@
 //! Everything that a request needs, in one struct, built only here.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::config::logo::{self, Logo};
+use crate::config::{Config, Tls};
 use crate::error::Error;
 use crate::gateway::Edge;
 use crate::gateway::ban::Bans;
 use crate::gateway::limit::counters::Counters;
+use crate::gateway::tls;
 use crate::hash::{self, Hasher};
 use crate::keys::{Keyring, load_or_create};
 use crate::mail::transport::Transport;
@@ -46,6 +48,12 @@ pub struct App {
     in_force: reload::InForce,
     /// Networks that are kept out for a while; [`bans`] keeps the list.
     pub bans: Bans,
+    /// Certificates and what else a TLS handshake needs; none where nobody listens for one. A reload swaps it whole.
+    pub tls: ArcSwapOption<rustls::ServerConfig>,
+    /// The process stops: answers say so, and `/readyz` too.
+    pub draining: AtomicBool,
+    /// Somebody waits for the stop at a terminal: idle connections are closed at once.
+    pub hurried: AtomicBool,
     pub sessions: SessionCache,
     pub access_log: AccessLog,
     pub tracer: Tracer,
@@ -76,6 +84,10 @@ impl App {
         let mail = Transport::build(&config.mail)?;
         let logo = logo::read(&config.pages.logo)?;
         let (clock, random) = (Arc::new(clock), Arc::new(random));
+        let tls = tls::load(&config.server.tls, config.server.http2, clock.now())?;
+        for sentence in tls.iter().flat_map(|tls| &tls.invalid) {
+            tracing::warn!("{sentence}");
+        }
         let metrics = Arc::new(Metrics::default());
         metrics.started.set(clock.now() as f64 / 1000.0);
         let tracer = Tracer::new(&config.telemetry, &metrics);
@@ -110,6 +122,9 @@ impl App {
             edge: ArcSwap::from_pointee(edge),
             in_force,
             bans: Bans::default(),
+            tls: ArcSwapOption::new(tls.map(|tls| tls.config)),
+            draining: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
             sessions: SessionCache::default(),
             access_log,
             tracer,
@@ -122,8 +137,36 @@ impl App {
         Ok(app)
     }
 
-    /// Puts guard, limits and routes of another configuration in force. Running requests finish under the old ones.
-    pub fn reload(&self, settings: &crate::config::edge::Edge) {
+    /// Puts guard, limits, routes and certificates of another configuration in force, all of them or none. Running requests finish under the
+    /// old ones, and no connection ends.
+    ///
+    /// # Errors
+    /// One sentence: a certificate or key that can't be used, or one that is not valid now.
+    pub fn reload(&self, config: &Config) -> Result<(), String> {
+        let tls = self.certificates(&config.server.tls)?;
+        self.reload_edge(&config.edge);
+        self.tls.store(tls);
+        Ok(())
+    }
+
+    /// What a handshake needs, for the addresses that this process listens on.
+    fn certificates(&self, settings: &Tls) -> Result<Option<Arc<rustls::ServerConfig>>, String> {
+        let (server, now) = (&self.config.server, self.clock.now());
+        let settings = Tls {
+            listen: server.tls.listen.clone(),
+            ..settings.clone()
+        };
+        let Some(loaded) = tls::load(&settings, server.http2, now)? else {
+            return Ok(None);
+        };
+        match loaded.invalid.into_iter().next() {
+            Some(sentence) => Err(sentence),
+            None => Ok(Some(loaded.config)),
+        }
+    }
+
+    /// Puts guard, limits and routes in force.
+    pub fn reload_edge(&self, settings: &crate::config::edge::Edge) {
         let old = self.edge.load();
         let counters = old.limits.counters().clone();
         let new = Edge::compile(

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::clock::Millis;
+use crate::cores;
 use crate::random::Secret;
 
 mod check;
@@ -56,15 +57,47 @@ pub struct Server {
     pub allowed_origins: Vec<String>,
     pub trusted_proxies: Vec<IpNet>,
     pub client_address: ClientAddress,
+    pub proxy_protocol_timeout: Span,
+    pub threads: usize,
     pub data_dir: PathBuf,
     pub body_limit: usize,
     pub header_timeout: Span,
     pub body_timeout: Span,
+    pub request_timeout: Span,
+    pub send_timeout: Span,
     pub drain_timeout: Span,
     pub handover_timeout: Span,
+    pub drain_idle: Span,
     pub max_header_bytes: usize,
     pub max_headers: usize,
     pub max_connections: usize,
+    pub max_connections_per_network: usize,
+    pub http2: bool,
+    pub http2_streams: u32,
+    pub http2_stream_window: u32,
+    pub http2_connection_window: u32,
+    pub http2_pending_resets: usize,
+    pub http2_own_resets: usize,
+    pub http2_idle: Span,
+    pub http2_ping: Span,
+    pub http2_ping_timeout: Span,
+    pub tls: Tls,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub listen: Vec<SocketAddr>,
+    pub certificates: Vec<CertificateFiles>,
+    pub hsts: String,
+}
+
+/// PEM files: the certificate with its chain, and its private key.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -397,7 +430,10 @@ impl Config {
 
     /// How many cores serve.
     pub fn cores(&self) -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from)
+        match self.server.threads {
+            0 => cores::available(),
+            threads => threads,
+        }
     }
 
     /// Whether people reach us only on this machine.
@@ -425,6 +461,11 @@ impl Config {
             .public_origin
             .split_once("://")
             .map_or("", |(_, host)| host)
+    }
+
+    /// Every public address, plain or TLS.
+    pub fn listens(&self) -> impl Iterator<Item = &SocketAddr> {
+        self.server.listen.iter().chain(&self.server.tls.listen)
     }
 
     /// Where the client's address is taken from, with `auto` decided.

@@ -20,7 +20,9 @@ mod host;
 pub mod limit;
 pub mod path;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod route;
+pub mod tls;
 mod words;
 
 use guard::Guard;

@@ -151,6 +151,7 @@ pub struct Metrics {
     spans: Family<Outcome, Counter>,
     bans: Family<Verdict, Counter>,
     bans_active: Family<Verdict, Gauge>,
+    connections_closed: Family<Reason, Counter>,
 }
 
 impl Default for Metrics {
@@ -181,9 +182,13 @@ impl Default for Metrics {
             spans: outcomes(&["sent", "dropped", "failed"]),
             bans: Family::default(),
             bans_active: Family::default(),
+            connections_closed: Family::default(),
         };
         // The configuration that the process began with.
         made.generation.set(1);
+        for reason in CLOSED {
+            drop(made.connections_closed.get_or_create(&Reason { reason }));
+        }
         for verdict in BAN_VERDICTS {
             drop(made.bans.get_or_create(&Verdict { verdict }));
         }
@@ -201,6 +206,16 @@ fn outcomes(all: &[&'static str]) -> Family<Outcome, Counter> {
     }
     family
 }
+
+/// Why a connection was closed by us.
+const CLOSED: [&str; 6] = [
+    "full",
+    "network",
+    "untrusted_proxy",
+    "proxy_header",
+    "tls_handshake",
+    "send_timeout",
+];
 
 /// What happens to bans, in the order of a network's career.
 const BAN_VERDICTS: [&str; 6] = [
@@ -345,6 +360,11 @@ impl Metrics {
             "Spans on their way to the collector",
             self.spans.clone(),
         );
+        registry.register(
+            "connections_closed",
+            "Connections closed by us before or under a request",
+            self.connections_closed.clone(),
+        );
         let version = [("version", env!("CARGO_PKG_VERSION"))].to_vec();
         registry.register("build", "The program", Info::new(version));
     }
@@ -398,6 +418,13 @@ impl Metrics {
             let gauge = self.bans_active.get_or_create(&Verdict { verdict });
             gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
         }
+    }
+
+    /// `full`, `network`, `untrusted_proxy`, `proxy_header`, `tls_handshake` or `send_timeout`.
+    pub fn count_connection(&self, reason: &'static str) {
+        self.connections_closed
+            .get_or_create(&Reason { reason })
+            .inc();
     }
 
     pub fn count_mail(&self, outcome: &'static str) {

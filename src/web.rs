@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use http_body::Body as HttpBody;
 use tower::ServiceExt;
 
@@ -246,12 +246,14 @@ impl Front {
 
     /// Our own calls. A panic is an error of ours like any other: answered, logged, and the connection lives on.
     async fn route(&self, request: Request<Body>) -> Response {
-        let answered = AssertUnwindSafe(self.router.clone().oneshot(request))
-            .catch_unwind()
-            .await;
-        match answered {
-            Ok(Ok(response)) => response,
-            Err(_) => Error::internal("a handler panicked").into_response(),
+        let answered = AssertUnwindSafe(self.router.clone().oneshot(request)).catch_unwind();
+        let limit = self.app.config.server.request_timeout.std();
+        match tokio::time::timeout(limit, answered).await {
+            Ok(Ok(Ok(response))) => response,
+            Ok(Err(_)) => Error::internal("a handler panicked").into_response(),
+            Err(_) => {
+                Error::internal("a call took longer than server.request_timeout").into_response()
+            }
         }
     }
 
@@ -394,11 +396,36 @@ fn dress(
         edge.limits.put_fields(headers, outcome);
     }
     origin::allow(app, origin, headers);
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    harden(app, headers);
 }
+
+/// What browsers are told about every answer of ours, unless it says so itself: run nothing, embed it nowhere, guess nothing, tell nobody.
+fn harden(app: &App, headers: &mut HeaderMap) {
+    let fixed = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ),
+        (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
+    ];
+    for (name, value) in fixed {
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
+    let hsts = &app.config.server.tls.hsts;
+    if app.config.public_origin_is_https()
+        && let (false, Ok(hsts)) = (hsts.is_empty(), HeaderValue::try_from(hsts))
+    {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts);
+    }
+}
+
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
+    HeaderName::from_static("cross-origin-resource-policy");
 
 /// Every route of ours in one list. `web::openapi` describes the API's; a test holds the two together.
 fn router(app: Arc<App>, pages: &Arc<Pages>) -> Router {

@@ -1,4 +1,4 @@
-//! Reading the configuration again while we run. Guard, limits and routes are put in force, all of them or none; what else differs is
+//! Reading the configuration again while we run. Guard, limits, routes and certificates are put in force, all of them or none; what else differs is
 //! named, because it needs a restart.
 
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,13 @@ use crate::config::source::Source;
 use crate::config::{Config, Problems};
 
 /// What a reload puts in force: keys, and sections (with a dot at the end).
-const RELOADED: [&str; 4] = ["guard.", "limits.enabled", "limits.rules", "gateway.routes"];
+const RELOADED: [&str; 5] = [
+    "guard.",
+    "limits.enabled",
+    "limits.rules",
+    "gateway.routes",
+    "server.tls.certificates",
+];
 
 /// Which configuration the edge was made from.
 #[derive(Debug)]
@@ -49,11 +55,15 @@ impl App {
     pub fn reload_from_source(&self) -> Result<Reloaded, Problems> {
         let held = self.in_force.0.lock();
         let mut in_force = held.unwrap_or_else(PoisonError::into_inner);
-        let config = self.config.again().inspect_err(|problems| {
+        let read = self.config.again().and_then(|config| {
+            let reloaded = self.reload(&config);
+            reloaded.map_err(|problem| Problems(vec![problem]))?;
+            Ok(config)
+        });
+        let config = read.inspect_err(|problems| {
             self.metrics.count_reload(false);
             tracing::error!(%problems, "not reloaded; all stays as it was");
         })?;
-        self.reload(&config.edge);
         if let Err(error) = self.access_log.reopen() {
             tracing::error!(%error, "the access log goes on where it was");
         }
@@ -75,7 +85,7 @@ impl App {
             generation = done.generation,
             changed = done.changed.join(", "),
             needs_restart = done.needs_restart.join(", "),
-            "reloaded guard, limits and routes"
+            "reloaded guard, limits, routes and certificates"
         );
         Ok(done)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::accounts::lifecycle;
 use crate::app::App;
 use crate::clock::Clock;
-use crate::config::{Config, MailTransport};
+use crate::config::{ClientAddress, Config, MailTransport};
 use crate::random::Random;
 
 use super::{listeners, serve};
@@ -28,7 +28,7 @@ pub async fn run(mut config: Config) -> Result<(), String> {
     lifecycle::create(&app, ADA, password.reveal())
         .await
         .map_err(|refusal| format!("the demo's account can't be made: {refusal:?}"))?;
-    let stop = serve::signalled();
+    let stop = serve::signalled(&app);
     invite(&app, password.reveal());
     let done = serve::run_with(app, listeners, stop.subscribe()).await;
     let _ = std::fs::remove_dir_all(&folder);
@@ -46,6 +46,8 @@ fn make_local(config: &mut Config, folder: &std::path::Path) -> Result<(), Strin
     let parse = |text: &String| text.parse().expect("a loopback address");
     config.server.listen = loopback(port).iter().map(parse).collect();
     config.server.public_origin = format!("http://localhost:{port}");
+    config.server.tls.listen.clear();
+    config.server.client_address = ClientAddress::Peer;
     config.server.trusted_proxies.clear();
     config.server.data_dir = folder.to_owned();
     config.secrets.keys.clear();

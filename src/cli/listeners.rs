@@ -11,6 +11,8 @@ use crate::config::Config;
 #[derive(Debug)]
 pub struct Listeners {
     pub public: Vec<TcpListener>,
+    /// Those that speak TLS.
+    pub tls: Vec<TcpListener>,
     pub admin: TcpListener,
 }
 
@@ -23,11 +25,14 @@ pub async fn bind(
     config: &Config,
     mut passed: Vec<std::net::TcpListener>,
 ) -> Result<(Listeners, Vec<SocketAddr>), String> {
-    let mut public = Vec::new();
+    let (mut public, mut tls) = (Vec::new(), Vec::new());
     for address in &config.server.listen {
         public.extend(take_or_bind("server.listen", *address, &mut passed).await?);
     }
-    if public.is_empty() {
+    for address in &config.server.tls.listen {
+        tls.extend(take_or_bind("server.tls.listen", *address, &mut passed).await?);
+    }
+    if public.is_empty() && tls.is_empty() {
         return Err("server.listen: this machine has none of these address families".to_owned());
     }
     let at = config.admin.listen;
@@ -36,7 +41,7 @@ pub async fn bind(
         .pop()
         .ok_or("admin.listen: this machine lacks the address family")?;
     let unwanted = passed.iter().filter_map(|socket| socket.local_addr().ok());
-    Ok((Listeners { public, admin }, unwanted.collect()))
+    Ok((Listeners { public, tls, admin }, unwanted.collect()))
 }
 
 /// All passed sockets of an address, or a new one. Never some of them: a connection in the queue of one that we closed would be lost.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,6 +17,7 @@ use crate::accounts::sweep;
 use crate::app::{App, bans};
 use crate::clock::{Clock, Millis};
 use crate::config::{Config, MailTransport};
+use crate::cores::Cores;
 use crate::keys::load_or_create;
 use crate::mail::worker::{self, Worker};
 use crate::random::{Random, Secret};
@@ -55,7 +57,7 @@ pub async fn run(
     let app = Arc::new(App::build(config, Clock::system(), Random::system()).await?);
     let door = Door::build(&app.config);
     // Whoever reads that we serve may also tell us to stop or to reload, and from the next step on nobody else serves.
-    let stop = signalled();
+    let stop = signalled(&app);
     if let Some(old) = before {
         old.ready().await?;
         tracing::info!(closed = ?unwanted, "took over from the process before");
@@ -71,19 +73,20 @@ pub async fn run(
 /// A service manager's socket that nobody serves would leave its clients hanging.
 fn demand_configured(config: &Config, passed: &[std::net::TcpListener]) -> Result<(), String> {
     let configured =
-        |at: &SocketAddr| config.server.listen.contains(at) || config.admin.listen == *at;
+        |at: &SocketAddr| config.listens().any(|listen| listen == at) || config.admin.listen == *at;
     let mut addresses = passed.iter().filter_map(|socket| socket.local_addr().ok());
     match addresses.find(|at| !configured(at)) {
         None => Ok(()),
         Some(at) => Err(format!(
-            "LISTEN_FDS: a socket for {at} was passed; name this address in server.listen or admin.listen, or take it out of the socket unit"
+            "LISTEN_FDS: a socket for {at} was passed; name this address in server.listen, server.tls.listen or admin.listen, or take it out of the socket unit"
         )),
     }
 }
 
 /// The sockets once more, for the process that comes after us.
 fn duplicates(listeners: &Listeners) -> Result<Vec<OwnedFd>, String> {
-    let all = listeners.public.iter().chain([&listeners.admin]);
+    let public = listeners.public.iter().chain(&listeners.tls);
+    let all = public.chain([&listeners.admin]);
     all.map(|listener| listener.as_fd().try_clone_to_owned())
         .collect::<Result<_, _>>()
         .map_err(|error| format!("the system gives no more files: {error}"))
@@ -119,17 +122,28 @@ async fn open_door(
 /// What `serve`, `demo` and the tests share: everything from bound sockets to a graceful stop.
 ///
 /// # Errors
-/// One sentence when the admin token can't be made.
+/// One sentence when the admin token can't be made, or the threads that serve connections.
 pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result<(), String> {
     let token = admin_token(&app)?;
     let front = Arc::new(Front::new(app.clone()));
     let mut tasks = tokio::task::JoinSet::new();
-    let bounds = Bounds::new(&app);
-    for listener in listeners.public {
+    let cores = Cores::start(app.config.server.threads)
+        .map(Arc::new)
+        .map_err(|error| format!("server.threads: can't be started ({error}); set fewer"))?;
+    let bounds = Bounds::new(&app).on(cores.clone());
+    let plain = listeners
+        .public
+        .into_iter()
+        .map(|plain| (plain, bounds.clone()));
+    let tls = listeners
+        .tls
+        .into_iter()
+        .map(|tls| (tls, bounds.clone().over_tls()));
+    for (listener, bounds) in plain.chain(tls) {
         let front = front.clone();
         tasks.spawn(serve(
             listener,
-            bounds.clone(),
+            bounds,
             stop.clone(),
             move |connection, request| {
                 let front = front.clone();
@@ -144,7 +158,7 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
     let admin = Arc::new(Admin::new(app.clone(), address, token, stop.clone()));
     tasks.spawn(serve(
         listeners.admin,
-        bounds.with_connections(ADMIN_CONNECTIONS),
+        Bounds::for_admin(&app, ADMIN_CONNECTIONS),
         stop.clone(),
         move |connection, request| {
             let admin = admin.clone();
@@ -169,6 +183,11 @@ pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result
     let _ = tokio::join!(mail, traces);
     app.access_log.flush();
     app.db.close().await;
+    // Only now: a connection to the database lives on the runtime of the core that opened it, and any core may use it.
+    drop(bounds);
+    if let Some(cores) = Arc::into_inner(cores) {
+        let _ = tokio::task::spawn_blocking(|| cores.end()).await;
+    }
     Ok(())
 }
 
@@ -212,7 +231,7 @@ async fn check_health(app: Arc<App>, mut stop: Stop) {
     }
 }
 
-/// At SIGHUP, reads the configuration again and puts guard, limits and routes in force, all of them or none. The log says which.
+/// At SIGHUP, reads the configuration again and puts guard, limits, routes and certificates in force, all of them or none. The log says which.
 fn reload_when_told(app: Arc<App>) {
     // Listened to before this returns: until then the signal would end the process.
     let kind = tokio::signal::unix::SignalKind::hangup();
@@ -255,12 +274,7 @@ fn admin_token(app: &App) -> Result<Secret<String>, String> {
 fn greet(app: &App) {
     let config = &app.config;
     let origin = &config.server.public_origin;
-    let listen: Vec<String> = config
-        .server
-        .listen
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let listen: Vec<String> = config.listens().map(ToString::to_string).collect();
     let admin = config.admin.listen;
     let mail = match config.mail.transport {
         MailTransport::Capture => {
@@ -284,17 +298,18 @@ fn greet(app: &App) {
     let _ = std::io::stdout().write_all(greeting.as_bytes());
 }
 
-/// Turns true at SIGINT or SIGTERM.
-pub fn signalled() -> watch::Sender<bool> {
+/// Turns true at SIGINT or SIGTERM. Whoever presses Ctrl-C waits for the end: then idle connections are not waited for.
+pub fn signalled(app: &Arc<App>) -> watch::Sender<bool> {
     let (stop, _) = watch::channel(false);
     // Listened to before this returns, not when the task gets its turn: until then a signal would end the process on the spot.
     let listen = |kind| tokio::signal::unix::signal(kind).expect("the system has signals");
     let mut interrupt = listen(tokio::signal::unix::SignalKind::interrupt());
     let mut terminate = listen(tokio::signal::unix::SignalKind::terminate());
     let send = stop.clone();
+    let app = app.clone();
     tokio::spawn(async move {
         tokio::select! {
-            _ = interrupt.recv() => {}
+            _ = interrupt.recv() => app.hurried.store(true, Ordering::Relaxed),
             _ = terminate.recv() => {}
         }
         tracing::info!("stopping: running requests finish first");

@@ -11,6 +11,7 @@ pub fn problems(config: &Config) -> Vec<String> {
         }
     };
     server(config, &mut demand);
+    connections(config, &mut demand);
     secrets(config, &mut demand);
     mail(config, &mut demand);
     hash(config, &mut demand);
@@ -25,7 +26,7 @@ pub fn problems(config: &Config) -> Vec<String> {
 fn server(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     let server = &config.server;
     demand(
-        !server.listen.is_empty(),
+        config.listens().next().is_some(),
         "server.listen: name at least one address",
     );
     demand(
@@ -43,24 +44,6 @@ fn server(config: &Config, demand: &mut impl FnMut(bool, &str)) {
         server.body_limit >= 1024,
         "server.body_limit: must be at least 1024 bytes",
     );
-    demand(
-        server.max_connections > 0,
-        "server.max_connections: must be at least 1",
-    );
-    demand(
-        server.max_header_bytes >= 8192 && server.max_headers >= 16,
-        "server: max_header_bytes must be at least 8192 and max_headers at least 16",
-    );
-    let times = [
-        server.header_timeout,
-        server.body_timeout,
-        server.drain_timeout,
-        server.handover_timeout,
-    ];
-    demand(
-        times.iter().all(|time| time.0 >= 100),
-        "server: a time-out must be at least 100ms",
-    );
     let url = config.database.url.reveal();
     demand(
         ["sqlite://", "postgres://", "postgresql://"]
@@ -71,6 +54,68 @@ fn server(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     demand(
         config.database.max_connections > 0,
         "database.max_connections: must be at least 1",
+    );
+}
+
+/// What belongs to connections.
+fn connections(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+    let server = &config.server;
+    demand(
+        server.max_connections > 0 && server.max_connections_per_network > 0,
+        "server: max_connections and max_connections_per_network must be at least 1",
+    );
+    demand(
+        server.threads <= 256,
+        "server.threads: must be 0 (one a core) to 256",
+    );
+    demand(
+        server.max_header_bytes >= 8192 && server.max_headers >= 16,
+        "server: max_header_bytes must be at least 8192 and max_headers at least 16",
+    );
+    let times = [
+        server.header_timeout,
+        server.body_timeout,
+        server.send_timeout,
+        server.drain_timeout,
+        server.proxy_protocol_timeout,
+        server.http2_idle,
+        server.http2_ping,
+        server.http2_ping_timeout,
+    ];
+    demand(
+        times.iter().all(|time| time.0 >= 100),
+        "server: a time-out must be at least 100ms",
+    );
+    demand(
+        server.request_timeout > server.body_timeout,
+        "server.request_timeout: must exceed server.body_timeout, or a slow client would look like a fault of ours",
+    );
+    demand(
+        server.drain_idle < server.drain_timeout,
+        "server.drain_idle: must be less than server.drain_timeout",
+    );
+    let window = 65_535..=16_777_216;
+    demand(
+        window.contains(&server.http2_stream_window)
+            && window.contains(&server.http2_connection_window),
+        "server: http2_stream_window and http2_connection_window are 65535 (the least that the protocol allows) to 16777216 bytes",
+    );
+    demand(
+        (1..=10_000).contains(&server.http2_streams)
+            && (1..=10_000).contains(&server.http2_pending_resets)
+            && (1..=10_000).contains(&server.http2_own_resets),
+        "server: http2_streams, http2_pending_resets and http2_own_resets are 1 to 10000",
+    );
+    let tls = &server.tls;
+    demand(
+        tls.listen.is_empty() || !tls.certificates.is_empty(),
+        "server.tls.certificates: name at least one {certificate, key} for the addresses of server.tls.listen",
+    );
+    demand(
+        tls.hsts
+            .bytes()
+            .all(|byte| byte == b' ' || byte.is_ascii_graphic()),
+        "server.tls.hsts: must be plain text, such as max-age=31536000",
     );
 }
 
@@ -123,7 +168,7 @@ fn mail(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     demand(mail.poll.0 >= 10, "mail.poll: must be at least 10ms");
     if mail.transport != MailTransport::Smtp {
         let local = config.public_origin_is_loopback()
-            && config.server.listen.iter().all(|at| at.ip().is_loopback())
+            && config.listens().all(|at| at.ip().is_loopback())
             && config.admin.listen.ip().is_loopback()
             && config.server.trusted_proxies.is_empty();
         demand(
@@ -329,16 +374,12 @@ fn bans(config: &Config, demand: &mut impl FnMut(bool, &str)) {
 /// Whether everybody who comes through a proxy on this machine looks like that proxy.
 fn is_one_client(config: &Config) -> bool {
     !config.public_origin_is_loopback()
-        && config.server.listen.iter().all(|at| at.ip().is_loopback())
+        && config.listens().all(|at| at.ip().is_loopback())
         && config.server.trusted_proxies.is_empty()
 }
 
 /// Keys that the contract names whose part comes later: accepted at their defaults only.
 fn later(config: &Config, demand: &mut impl FnMut(bool, &str)) {
-    demand(
-        config.server.client_address != ClientAddress::ProxyProtocol,
-        "server.client_address: proxy-protocol is not built yet; use x-forwarded-for or forwarded",
-    );
     demand(
         matches!(config.client_address(), ClientAddress::Peer)
             || !config.server.trusted_proxies.is_empty(),

@@ -16,10 +16,12 @@
 mod closing;
 mod framer;
 mod handle;
+pub mod http2;
 mod lines;
 mod refusal;
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -144,6 +146,13 @@ impl<S> Gate<S> {
         }
     }
 
+    /// A gate that stands open: ahead of it, it was agreed that the client speaks HTTP/2.
+    pub fn open(io: S, peer: SocketAddr, settings: Arc<Settings>) -> Gate<S> {
+        let mut gate = Gate::new(io, peer, settings);
+        gate.mode = Mode::Transparent;
+        gate
+    }
+
     /// What the service of this connection needs, to be put into the extensions of its requests.
     pub fn handle(&self) -> GateHandle {
         self.handle.clone()
@@ -233,6 +242,34 @@ impl<S> Gate<S> {
 }
 
 impl<S: AsyncRead + Unpin> Gate<S> {
+    /// Waits until the first bytes tell which protocol the client speaks: true for HTTP/2.
+    ///
+    /// A client that begins and does not go on is refused after `head_timeout`, by HTTP/1; one that sends nothing is waited for.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn speaks_http2(&mut self) -> io::Result<bool> {
+        std::future::poll_fn(|cx| self.poll_start(cx)).await
+    }
+
+    fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        while self.mode == Mode::Start {
+            let mut space = [MaybeUninit::uninit(); HTTP2_PREFACE.len()];
+            let mut fresh = ReadBuf::uninit(&mut space);
+            let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, &mut fresh) else {
+                ready!(self.poll_head_deadline(cx))?;
+                break;
+            };
+            read?;
+            if fresh.filled().is_empty() {
+                break;
+            }
+            self.held.extend_from_slice(fresh.filled());
+            self.check_held();
+        }
+        Poll::Ready(Ok(self.mode == Mode::Transparent))
+    }
+
     /// Reads and checks. `Ready(true)` when `out` has got something or the input has ended.
     fn poll_checked(
         &mut self,

@@ -13,6 +13,10 @@ use super::openapi;
 use crate::app::App;
 use crate::error::Error;
 
+/// What Swagger UI needs: it styles inline and draws its icons from `data:`.
+const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; \
+     base-uri 'none'; form-action 'none'";
+
 const DESCRIPTION: &str = "/api/v1/openapi.json";
 
 pub async fn openapi(State(app): State<Arc<App>>) -> Response {
@@ -38,7 +42,11 @@ pub async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response,
         LazyLock::new(|| Arc::new(Config::from(DESCRIPTION)));
     match utoipa_swagger_ui::serve(&name, SETTINGS.clone()) {
         Ok(Some(file)) => {
-            Ok(([(header::CONTENT_TYPE, file.content_type)], file.bytes).into_response())
+            let fields = [
+                (header::CONTENT_TYPE, file.content_type.as_str()),
+                (header::CONTENT_SECURITY_POLICY, POLICY),
+            ];
+            Ok((fields, file.bytes).into_response())
         }
         Ok(None) => Err(Error::NotFound),
         Err(error) => Err(Error::internal(error.to_string())),

@@ -93,10 +93,19 @@ fn is_ours(app: &App, origin: &HeaderValue) -> bool {
         && loopback_port(ours).is_some()
 }
 
-/// The port of `http://localhost:9000` and its twins.
-fn loopback_port(origin: &str) -> Option<&str> {
-    let rest = origin.strip_prefix("http://")?;
+/// Scheme and port of `http://localhost:9000` and its twins: those of the listener that `public_origin` names, so that a page that came in
+/// clear is foreign to one under TLS.
+fn loopback_port(origin: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = origin.split_once("://")?;
+    let usual = match scheme {
+        "http" => "80",
+        "https" => "443",
+        _ => return None,
+    };
     let names = ["localhost", "127.0.0.1", "[::1]"];
     let port = names.iter().find_map(|name| rest.strip_prefix(name))?;
-    Some(port.strip_prefix(':').unwrap_or("80"))
+    match port.strip_prefix(':') {
+        Some(port) => Some((scheme, port)),
+        None => port.is_empty().then_some((scheme, usual)),
+    }
 }

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
-use axum::middleware::map_response_with_state;
+use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
@@ -69,18 +68,18 @@ impl Pages {
             .route("/account/assets/{name}", get(assets::serve))
             .route("/.well-known/change-password", get(start::change_password))
             .route("/.well-known/security.txt", get(start::security_txt))
-            .layer(map_response_with_state(pages.clone(), armoured))
+            .layer(map_response(armoured))
             .with_state(pages)
     }
 }
 
-async fn armoured(State(pages): State<Arc<Pages>>, mut response: Response) -> Response {
-    armour(&pages.app, response.headers_mut());
+async fn armoured(mut response: Response) -> Response {
+    armour(response.headers_mut());
     response
 }
 
 /// The headers of every page, refusals included.
-fn armour(app: &App, headers: &mut HeaderMap) {
+fn armour(headers: &mut HeaderMap) {
     let mut set = |name: HeaderName, value| headers.insert(name, HeaderValue::from_static(value));
     set(header::CONTENT_SECURITY_POLICY, POLICY);
     // The pages say it again in a weaker form (templates/pages/layout.html), so that their own forms carry an origin.
@@ -89,9 +88,10 @@ fn armour(app: &App, headers: &mut HeaderMap) {
         HeaderName::from_static("cross-origin-opener-policy"),
         "same-origin",
     );
-    if app.config.public_origin_is_https() {
-        set(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
-    }
+    set(
+        HeaderName::from_static("permissions-policy"),
+        "camera=(), geolocation=(), microphone=(), payment=()",
+    );
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }

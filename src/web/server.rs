@@ -1,22 +1,34 @@
-//! Listening: our own accept loop on hyper, because header time-outs, limits and draining are ours to decide, behind the strict gate.
+//! Listening: our own accept loop on hyper, because time-outs, limits and draining are ours to decide, behind the strict gate.
+//!
+//! One acceptor a listener takes connections on the main runtime, closes those that are too many, and hands each of the others to a core
+//! ([`crate::cores`]), where it stays. What becomes of it there is in `connection`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, Request, StatusCode, header};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::Request;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::app::App;
-use crate::gateway::gate::{self, Gate, GateHandle, Refusal};
+use crate::config::ClientAddress;
+use crate::cores::Cores;
+use crate::gateway::client_ip::{Network, is_trusted};
+use crate::gateway::gate::{self, GateHandle, Refusal};
 use crate::telemetry::access_log::Line;
+use activity::Activity;
+use connection::Visit;
+use places::{Place, Places};
+
+mod activity;
+mod connection;
+mod places;
+mod socket;
 
 /// Turns true once, when the process is to stop.
 pub type Stop = watch::Receiver<bool>;
@@ -26,70 +38,111 @@ pub async fn stopped(stop: &mut Stop) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// hyper closes without an answer when a head does not come; the gate answers 408 this much sooner.
-const GATE_FIRST: Duration = Duration::from_secs(1);
 /// How long a refusal may take to reach its client before the connection is closed.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// At a stop, how long a connection without a request may still send one. A client that has just connected, or that has not seen yet
-/// that we stop, would lose its request if we closed at once.
-const IDLE_GRACE: Duration = Duration::from_secs(1);
+/// Before another try to accept, when the system gave an error.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Connections that the system accepted for us before we closed the listener. The acceptor is quick, so few wait there; whoever goes on
+/// connecting must not keep the listener open.
+const BACKLOG: usize = 128;
 
 /// What a request's connection is.
 #[derive(Clone, Debug)]
 pub struct Connection {
+    /// The other end, or the client that a trusted proxy's PROXY header named.
     pub peer: SocketAddr,
     pub gate: GateHandle,
 }
 
-/// Bounds of one listener.
+/// Bounds of one listener; those of one process share their places.
 #[derive(Clone)]
 pub struct Bounds {
-    header_timeout: Duration,
-    drain_timeout: Duration,
-    max_header_bytes: usize,
-    max_headers: usize,
-    max_connections: usize,
+    shared: Arc<Shared>,
+    tls: bool,
+    cores: Option<Arc<Cores>>,
+}
+
+/// What the connections of a listener have in common.
+struct Shared {
+    app: Arc<App>,
+    places: Arc<Places>,
+    /// A proxy's PROXY header comes first.
+    proxied: bool,
+    /// Whether a client may begin with HTTP/2 at once.
     gate: Arc<gate::Settings>,
+    /// Under TLS ALPN has decided, and a preface is an error.
+    http1: Arc<gate::Settings>,
 }
 
 impl Bounds {
-    /// As configured; the gate's refusals are counted and get a request id like any other answer.
+    /// As configured, for the public listeners. Connections are served on the runtime that accepts them.
     pub fn new(app: &Arc<App>) -> Self {
         let server = &app.config.server;
-        let counting = app.clone();
-        let limits = gate::Limits {
-            head_bytes: server.max_header_bytes,
-            fields: server.max_headers,
-            ..gate::Limits::default()
-        };
-        let gate = gate::Settings {
-            limits,
-            head_timeout: Some(server.header_timeout.std()),
-            linger: LINGER,
-            http2: false,
-            answer: Box::new(move |refusal, peer| refuse(&counting, refusal, peer)),
+        let places = Places::new(
+            server.max_connections,
+            server.max_connections_per_network,
+            app.metrics.connections.clone(),
+        );
+        let proxied = app.config.client_address() == ClientAddress::ProxyProtocol;
+        Self::with(app, places, proxied, server.http2)
+    }
+
+    /// For the admin listener: so many connections, no proxy, HTTP/1 alone.
+    pub fn for_admin(app: &Arc<App>, most: usize) -> Self {
+        Self::with(app, Places::new(most, most, Gauge::default()), false, false)
+    }
+
+    fn with(app: &Arc<App>, places: Arc<Places>, proxied: bool, http2: bool) -> Self {
+        let shared = Shared {
+            app: app.clone(),
+            places,
+            proxied,
+            gate: Arc::new(gate_settings(app, http2)),
+            http1: Arc::new(gate_settings(app, false)),
         };
         Self {
-            header_timeout: server.header_timeout.std() + GATE_FIRST,
-            drain_timeout: server.drain_timeout.std(),
-            max_header_bytes: server.max_header_bytes,
-            max_headers: server.max_headers,
-            max_connections: server.max_connections,
-            gate: Arc::new(gate),
+            shared: Arc::new(shared),
+            tls: false,
+            cores: None,
         }
     }
 
-    /// The same for fewer connections.
-    pub fn with_connections(mut self, most: usize) -> Self {
-        self.max_connections = most;
+    /// The same under TLS.
+    pub fn over_tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// The same, with connections served on cores.
+    pub fn on(mut self, cores: Arc<Cores>) -> Self {
+        self.cores = Some(cores);
         self
     }
 }
 
-/// The answer to a message that nobody but the gate has seen: counted and logged like any other. Who is behind a proxy is not known, for
-/// no header was read.
-fn refuse(app: &App, refusal: &Refusal, peer: SocketAddr) -> Vec<u8> {
+/// The gate's refusals are counted and get a request id like any other answer.
+fn gate_settings(app: &Arc<App>, http2: bool) -> gate::Settings {
+    let server = &app.config.server;
+    let counting = app.clone();
+    gate::Settings {
+        limits: gate::Limits {
+            head_bytes: server.max_header_bytes,
+            fields: server.max_headers,
+            ..gate::Limits::default()
+        },
+        head_timeout: Some(server.header_timeout.std()),
+        linger: LINGER,
+        http2,
+        answer: Box::new(move |refusal, peer| {
+            let request_id = note_refusal(&counting, refusal, peer);
+            refusal.answer(Some(&request_id))
+        }),
+    }
+}
+
+/// Counts and logs a message that nobody but the gate has seen, like any other. Who is behind a proxy that tells it in a header is not
+/// known, for no header was read. The id that the answer is to name.
+fn note_refusal(app: &App, refusal: &Refusal, peer: SocketAddr) -> String {
     let (request_id, reason) = (app.id(), refusal.reason.as_str());
     app.metrics.count_gate(reason);
     app.access_log.write(|| Line {
@@ -105,112 +158,107 @@ fn refuse(app: &App, refusal: &Refusal, peer: SocketAddr) -> Vec<u8> {
         trace: None,
         took: None,
     });
-    refusal.answer(Some(&request_id))
+    request_id
 }
 
-/// Accepts until `stop`, then lets running requests finish, for at most `drain_timeout`.
+/// Accepts until `stop`, then lets running requests finish, for at most `server.drain_timeout`.
 pub async fn serve<S, F>(listener: TcpListener, bounds: Bounds, mut stop: Stop, answer: S)
 where
     S: Fn(Connection, Request<Body>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(bounds.max_connections));
     loop {
-        // A full house leaves newcomers in the system's listen queue, which is bounded too.
-        let place = tokio::select! {
-            () = stopped(&mut stop) => break,
-            place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
-        };
         let accepted = tokio::select! {
             () = stopped(&mut stop) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let (answer, stop, bounds) = (answer.clone(), stop.clone(), bounds.clone());
-                tokio::spawn(async move {
-                    connection(stream, peer, bounds, stop, answer).await;
-                    drop(place);
-                });
-            }
+            Ok((stream, peer)) => bounds.admit(stream, peer, &stop, &answer),
             // Out of file descriptors, most likely: the loop must neither end nor spin.
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                pause().await;
+                after(PAUSE).await;
             }
         }
     }
-    drop(listener);
-    let all = u32::try_from(bounds.max_connections).unwrap_or(u32::MAX);
-    if tokio::time::timeout(bounds.drain_timeout, places.acquire_many(all))
-        .await
-        .is_err()
-    {
+    let shared = &bounds.shared;
+    shared.app.draining.store(true, Ordering::Relaxed);
+    for (stream, peer) in left_in(listener) {
+        bounds.admit(stream, peer, &stop, &answer);
+    }
+    let drain_timeout = shared.app.config.server.drain_timeout.std();
+    let drained = tokio::time::timeout(drain_timeout, shared.places.all_free()).await;
+    if drained.is_err() {
         tracing::warn!("some requests did not finish within server.drain_timeout");
     }
 }
 
-/// Waits a little before accepting is tried again.
-async fn pause() {
-    let never = std::future::pending::<()>();
-    let _ = tokio::time::timeout(Duration::from_millis(50), never).await;
+/// Closes a listener; whoever is connected already must not be reset by that.
+fn left_in(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    let listener = listener.into_std().ok();
+    let next = move || listener.as_ref()?.accept().ok();
+    std::iter::from_fn(next)
+        .take(BACKLOG)
+        .filter_map(|(stream, peer)| {
+            stream.set_nonblocking(true).ok()?;
+            Some((TcpStream::from_std(stream).ok()?, peer))
+        })
 }
 
-/// Ends a while after the stop; until then each answer says `Connection: close`.
-async fn last_chance(stop: &mut Stop) {
-    stopped(stop).await;
-    let never = std::future::pending::<()>();
-    let _ = tokio::time::timeout(IDLE_GRACE, never).await;
-}
-
-async fn connection<S, F>(
-    stream: TcpStream,
-    peer: SocketAddr,
-    bounds: Bounds,
-    mut stop: Stop,
-    answer: S,
-) where
-    S: Fn(Connection, Request<Body>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response> + Send + 'static,
-{
-    // Answers are small and written at once.
-    let _ = stream.set_nodelay(true);
-    let gate = Gate::new(stream, peer, bounds.gate.clone());
-    let handle = gate.handle();
-    let stopping = stop.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let connection = Connection {
-            peer,
-            gate: handle.clone(),
+impl Bounds {
+    /// Hands a connection to whoever serves it, or closes it at once.
+    fn admit<S, F>(&self, stream: TcpStream, peer: SocketAddr, stop: &Stop, answer: &S)
+    where
+        S: Fn(Connection, Request<Body>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
+    {
+        let Some(place) = self.place(peer) else {
+            return;
         };
-        let answered = answer(connection, request.map(Body::new));
-        let stopping = stopping.clone();
-        async move {
-            let mut response = answered.await;
-            if *stopping.borrow() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(header::CONNECTION, close);
-            }
-            Ok::<_, std::convert::Infallible>(response)
+        // Answers are small and written at once.
+        let _ = stream.set_nodelay(true);
+        let Ok(stream) = stream.into_std() else {
+            return;
+        };
+        let (shared, tls) = (self.shared.clone(), self.tls);
+        let (stop, answer) = (stop.clone(), answer.clone());
+        let visit = |seat| {
+            let visit = Visit {
+                shared,
+                tls,
+                peer,
+                stop,
+                activity: Arc::<Activity>::default(),
+            };
+            connection::serve(visit, stream, place, seat, answer)
+        };
+        match &self.cores {
+            Some(cores) => cores.spawn(|seat| visit(Some(seat))),
+            None => drop(tokio::spawn(visit(None))),
         }
-    });
-    // The gate has counted headers and bytes already; hyper's own bounds only must not be tighter.
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds.header_timeout)
-        .max_headers(bounds.max_headers)
-        .max_buf_size((bounds.max_header_bytes * 2).max(64 * 1024))
-        .serve_connection(TokioIo::new(gate), service)
-        .with_upgrades();
-    tokio::pin!(connection);
-    let served = tokio::select! {
-        served = &mut connection => served,
-        () = last_chance(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection ended early");
     }
+
+    /// A place for a connection. What a trusted proxy passes on is counted for its client, where that is told in time; a proxy itself never is.
+    fn place(&self, peer: SocketAddr) -> Option<Place> {
+        let (app, shared) = (&self.shared.app, &self.shared);
+        let Some(mut place) = shared.places.take() else {
+            app.metrics.count_connection("full");
+            return None;
+        };
+        let trusted = is_trusted(&app.config.server.trusted_proxies, peer.ip());
+        if shared.proxied && !trusted {
+            app.metrics.count_connection("untrusted_proxy");
+            return None;
+        }
+        if !trusted && !place.count_for(Network::from(peer.ip())) {
+            app.metrics.count_connection("network");
+            return None;
+        }
+        Some(place)
+    }
+}
+
+/// Ends after a while. For time-outs of connections only: nothing that the product counts goes by it.
+async fn after(time: Duration) {
+    let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
 }

@@ -1,6 +1,7 @@
 //! Whether the process lives, and whether it can do its work.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -30,7 +31,9 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
             .is_some_and(|oldest| app.clock.now() - oldest > DELAYED);
         if late { "delayed" } else { "ok" }
     });
-    let (status, message) = if database {
+    let (status, message) = if app.draining.load(Ordering::Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+    } else if database {
         (StatusCode::OK, "ready")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready")

@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Monday, 23 November 2026, 12:00 UTC.
 pub const START: i64 = 1_795_435_200_000;
@@ -51,8 +52,11 @@ pub enum Database {
 pub struct TestApp {
     pub app: Arc<App>,
     pub address: SocketAddr,
+    /// Where it speaks TLS, if `server.tls.listen` names any address.
+    pub tls_address: Option<SocketAddr>,
     pub folder: tempfile::TempDir,
     stop: watch::Sender<bool>,
+    serving: JoinSet<()>,
 }
 
 /// An answer, whole.
@@ -128,26 +132,55 @@ impl TestApp {
                 .await
                 .expect("the app builds"),
         );
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it has an address");
         let front = Arc::new(Front::new(app.clone()));
         let (stop, stopped) = watch::channel(false);
         let bounds = Bounds::new(&app);
-        tokio::spawn(serve(
-            listener,
-            bounds,
-            stopped,
-            move |connection, request| {
+        let mut serving = JoinSet::new();
+        let mut listen = async |bounds: Bounds| {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("it has an address");
+            let front = front.clone();
+            let answer = move |connection, request| {
                 let front = front.clone();
                 async move { front.answer(connection, request).await }
-            },
-        ));
+            };
+            serving.spawn(serve(listener, bounds, stopped.clone(), answer));
+            address
+        };
+        let address = listen(bounds.clone()).await;
+        let tls_address = match app.config.server.tls.listen.is_empty() {
+            true => None,
+            false => Some(listen(bounds.over_tls()).await),
+        };
         Self {
             app,
             address,
+            tls_address,
             folder,
             stop,
+            serving,
         }
+    }
+
+    /// Tells it to stop, as SIGTERM does.
+    pub fn stop(&self) {
+        let _ = self.stop.send(true);
+    }
+
+    /// Waits until it has stopped.
+    pub async fn stopped(&mut self) {
+        while self.serving.join_next().await.is_some() {}
+    }
+
+    /// Waits until the metrics hold a line.
+    pub async fn until_counted(&self, line: &str) {
+        let counted = async {
+            while !self.app.scrape().lines().any(|found| found == line) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let patient = tokio::time::timeout(crate::downstream::PATIENCE, counted).await;
+        patient.unwrap_or_else(|_| panic!("no {line} in {}", self.app.scrape()));
     }
 
     /// A caller at 127.0.0.1 with curl's name.

@@ -255,13 +255,13 @@ on_both! {
         let eve = app.caller().from("127.0.0.66");
         provoke(&app, &eve, 9).await;
         assert_eq!((status(&eve).await, app.count(ROWS).await), (200, 0), "off is the default");
-        app.app.reload(&bans("denials = 2\nlengths = [\"1min\"]"));
+        app.app.reload_edge(&bans("denials = 2\nlengths = [\"1min\"]"));
         provoke(&app, &eve, 2).await;
         assert_eq!(status(&eve).await, 403);
-        app.app.reload(&edge(""));
+        app.app.reload_edge(&edge(""));
         assert_eq!(status(&eve).await, 200, "at once");
         step(&app.app).await.expect("the rows are kept");
-        app.app.reload(&bans("denials = 2"));
+        app.app.reload_edge(&bans("denials = 2"));
         step(&app.app).await.expect("the rows are kept");
         assert_eq!(status(&eve).await, 403, "the row is still there");
         app.advance(MINUTE);

@@ -81,6 +81,7 @@ async fn play(script: &str) {
     let (stop, stopped) = watch::channel(false);
     let listeners = Listeners {
         public: vec![public],
+        tls: Vec::new(),
         admin,
     };
     let running = tokio::spawn(run_with(app.clone(), listeners, stopped));

@@ -83,7 +83,7 @@ async fn a_rule_asks_for_the_country() {
             }
         }
     }
-    app.app.reload(&edge(""));
+    app.app.reload_edge(&edge(""));
     assert_eq!(get("198.51.100.7", "/healthz").await.status, 200);
 }
 

@@ -15,9 +15,8 @@ fn echo(arguments: &[&str]) -> Command {
         clippy::disallowed_methods,
         reason = "how scripts/test tells the tests where Python is"
     )]
-    let python = std::env::var("CARGOEXTRA_TEST_PYTHON").expect(
-        "CARGOEXTRA_TEST_PYTHON names a Python with grpcio; ./scripts/test installs one",
-    );
+    let python = std::env::var("CARGOEXTRA_TEST_PYTHON")
+        .expect("CARGOEXTRA_TEST_PYTHON names a Python with grpcio; ./scripts/test installs one");
     let mut command = Command::new(python);
     command
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/grpc/echo.py"))

@@ -346,7 +346,7 @@ async fn a_route_says_who_may_pass() {
     assert_eq!(downstream.take(), [""; 0]);
 
     let url = downstream.url();
-    app.app.reload(&edge(&format!(
+    app.app.reload_edge(&edge(&format!(
         "[[gateway.routes]]\nprefix = \"/x\"\nupstreams = [\"{url}\"]\nauth = \"optional\"\n"
     )));
     for stranger in strangers {
@@ -457,7 +457,7 @@ async fn what_may_be_repeated_goes_to_the_next_upstream() {
     assert_eq!(downstream.take().len(), 4);
     // What has left is never sent twice, unless that makes no difference.
     app.app
-        .reload(&edge(&route(&downstream, "auth = \"none\"")));
+        .reload_edge(&edge(&route(&downstream, "auth = \"none\"")));
     let broken = failed(500, "downstream_unavailable");
     let posted = app
         .caller()
@@ -712,7 +712,7 @@ async fn a_reload_applies_whole_and_running_requests_finish_under_the_old() {
     let guard =
         "[[guard.rules]]\nname = \"closed\"\naction = \"deny\"\nwhen = { path = \"/x/closed\" }\n";
     let limit = "[[limits.rules]]\nname = \"few\"\nroute = \"GET /x/few\"\nkey = \"network\"\nrate = \"1/h\"\nburst = 1\n";
-    app.app.reload(&edge(&format!(
+    app.app.reload_edge(&edge(&format!(
         "{}{guard}{limit}",
         route(&new, "auth = \"none\"")
     )));
@@ -729,9 +729,9 @@ async fn a_reload_applies_whole_and_running_requests_finish_under_the_old() {
     assert_eq!(old.take().len(), 1);
     // A reload gives nobody a fresh count.
     app.app
-        .reload(&edge(&format!("{}{limit}", route(&new, "auth = \"none\""))));
+        .reload_edge(&edge(&format!("{}{limit}", route(&new, "auth = \"none\""))));
     assert_eq!(app.caller().get("/x/few").await.status, 429);
     assert_eq!(app.caller().get("/x/closed").await.status, 200);
-    app.app.reload(&edge(""));
+    app.app.reload_edge(&edge(""));
     assert_eq!(app.caller().get("/x/few").await.status, 404);
 }

@@ -431,7 +431,7 @@ async fn a_passed_socket_that_nobody_configured_is_refused() {
     installed.set_ports((public, admin));
     let mut manager = Manager::start(&installed, &[public, other]);
     let sentence = format!(
-        "cargoextra: LISTEN_FDS: a socket for 127.0.0.1:{other} was passed; name this address in server.listen or admin.listen, or take it out of the socket unit"
+        "cargoextra: LISTEN_FDS: a socket for 127.0.0.1:{other} was passed; name this address in server.listen, server.tls.listen or admin.listen, or take it out of the socket unit"
     );
     assert_eq!(manager.says("cargoextra:").await, sentence);
     assert_eq!(manager.says("ended").await, "ended 1");

@@ -139,7 +139,7 @@ async fn tls_to_a_service_with_our_own_authority_and_certificate() {
     let trusting = format!("ca_file = \"{ca}\", server_name = \"service.internal\"");
     let app = TestApp::with(Database::Sqlite, with_edge(String::new())).await;
     for (protocol, spoken) in [("http1", "HTTP/1.1"), ("h2", "HTTP/2.0")] {
-        let reload = |tls: &str| app.app.reload(&edge(&nginx.route(protocol, tls)));
+        let reload = |tls: &str| app.app.reload_edge(&edge(&nginx.route(protocol, tls)));
         reload(&format!("{trusting}, {ours}"));
         let told = format!("CN=gateway {spoken} 127.0.0.1 127.0.0.1:{}", nginx.port);
         for _ in 0..3 {

@@ -75,7 +75,7 @@ pub(super) fn request_line(line: &[u8]) -> Result<bool, Reason> {
     Ok(http11)
 }
 
-fn check_method(method: &[u8]) -> Result<(), Reason> {
+pub(super) fn check_method(method: &[u8]) -> Result<(), Reason> {
     if method.is_empty() || !all(method, TOKEN) {
         return Err(Reason::Method);
     }
@@ -103,7 +103,7 @@ fn check_version(version: &[u8]) -> Result<bool, Reason> {
 }
 
 /// Origin form only, or `*` for OPTIONS (RFC 9112 §3.2).
-fn check_target(method: &[u8], target: &[u8]) -> Result<(), Reason> {
+pub(super) fn check_target(method: &[u8], target: &[u8]) -> Result<(), Reason> {
     match target {
         [b'/', ..] => {}
         b"*" if method == b"OPTIONS" => return Ok(()),

@@ -21,6 +21,8 @@ pub enum Reason {
     MethodNotAllowed,
     /// A target that is not in origin form, nor `OPTIONS *` (RFC 9112 §3.2).
     TargetForm,
+    /// An HTTP/2 request for something else than http or https.
+    Scheme,
     /// A byte in the target that RFC 3986 does not allow there, a fragment, or a backslash.
     TargetCharacter,
     /// A request line over the limit.
@@ -39,7 +41,7 @@ pub enum Reason {
     TooManyFields,
     /// A head or trailer section over the limit.
     HeadTooLarge,
-    /// Two Host fields (RFC 9112 §3.2).
+    /// Two Host fields (RFC 9112 §3.2), or one that is not `:authority` (RFC 9113 §8.3.1).
     DuplicateHost,
     /// No Host field in an HTTP/1.1 request.
     MissingHost,
@@ -57,7 +59,7 @@ pub enum Reason {
     UnknownEncoding,
     /// Transfer-Encoding in an HTTP/1.0 request.
     EncodingInHttp10,
-    /// A Connection field that is no list of tokens, or would strip a field that we rely on.
+    /// A Connection field that is no list of tokens, or would strip a field that we rely on; a field of the connection in HTTP/2.
     Connection,
     /// A chunk size line that is not 1 to 16 hex digits and CRLF (RFC 9112 §7.1).
     ChunkSize,
@@ -95,6 +97,7 @@ impl Reason {
             Reason::MethodTooLong => "method_too_long",
             Reason::MethodNotAllowed => "method_not_allowed",
             Reason::TargetForm => "target_form",
+            Reason::Scheme => "scheme",
             Reason::TargetCharacter => "target_character",
             Reason::TargetTooLong => "target_too_long",
             Reason::Version => "version",
@@ -122,6 +125,9 @@ impl Reason {
         }
     }
 }
+
+/// RFC 9110 §15.5.6: a 405 names what is allowed.
+const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// A refused message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,16 +162,12 @@ impl Refusal {
     ///
     /// `request_id` must be a plain token: it stands in a field and in JSON unescaped.
     pub fn answer(&self, request_id: Option<&str>) -> Vec<u8> {
-        let (phrase, code) = self.texts();
-        let body = match request_id {
-            Some(id) => format!(r#"{{"message":"{phrase}","code":"{code}","requestId":"{id}"}}"#),
-            None => format!(r#"{{"message":"{phrase}","code":"{code}"}}"#),
-        };
+        let (phrase, _) = self.texts();
+        let body = self.body(request_id);
         let id = request_id.map_or(String::new(), |id| format!("x-request-id: {id}\r\n"));
-        // RFC 9110 §15.5.6: a 405 names what is allowed.
         let allow = match self.status() {
-            405 => "allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n",
-            _ => "",
+            405 => format!("allow: {ALLOW}\r\n"),
+            _ => String::new(),
         };
         format!(
             "HTTP/1.1 {} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
@@ -174,6 +176,27 @@ impl Refusal {
             body.len(),
         )
         .into_bytes()
+    }
+
+    /// The same for HTTP/2, where the connection lives on.
+    pub fn response(&self, request_id: &str) -> http::Response<String> {
+        let mut response = http::Response::builder()
+            .status(self.status())
+            .header("content-type", "application/json")
+            .header("x-request-id", request_id);
+        if self.status() == 405 {
+            response = response.header("allow", ALLOW);
+        }
+        let body = self.body(Some(request_id));
+        response.body(body).expect("plain text makes good fields")
+    }
+
+    fn body(&self, request_id: Option<&str>) -> String {
+        let (phrase, code) = self.texts();
+        match request_id {
+            Some(id) => format!(r#"{{"message":"{phrase}","code":"{code}","requestId":"{id}"}}"#),
+            None => format!(r#"{{"message":"{phrase}","code":"{code}"}}"#),
+        }
     }
 
     /// The refusal behind an error, if that is what it is.

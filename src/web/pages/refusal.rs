@@ -116,7 +116,7 @@ impl Pages {
             String::new()
         });
         let mut response = html_response(status, html);
-        armour(&self.app, response.headers_mut());
+        armour(response.headers_mut());
         response
     }
 }

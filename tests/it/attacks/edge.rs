@@ -414,7 +414,7 @@ async fn the_guard_denies_allows_and_observes() {
     for path in ["/.env", "/.git/config", "/x.php", "/docs/%2Eenv"] {
         assert_eq!(app.caller().get(path).await.shown(), denied(), "{path}");
     }
-    app.app.reload(&edge("[guard]\nenabled = false\n"));
+    app.app.reload_edge(&edge("[guard]\nenabled = false\n"));
     assert_eq!(healthz("127.0.0.4", "sqlmap/1.7").await, 200);
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::super::{bounded, check_path};
+use crate::config::edge::{bounded, check_path};
 
 /// `health` of a route.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -1,0 +1,143 @@
+//! What happens on a connection, for those who must not end it at a wrong moment, or must end it at all.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+/// An answer on an HTTP/2 stream that stands still for so many looks belongs to a client that does not read it.
+const STILL_LOOKS: u32 = 3;
+
+/// Counts of one connection.
+#[derive(Debug, Default)]
+pub struct Activity {
+    reads: AtomicU64,
+    begun: AtomicU64,
+    under_way: AtomicUsize,
+    /// HTTP/2: answers whose last frame has not been asked for since, and how often that was seen. At most one a stream.
+    still: Mutex<HashMap<u64, u32>>,
+}
+
+/// A request, from its head to the last byte of its answer's body.
+#[derive(Debug)]
+pub struct UnderWay {
+    activity: Arc<Activity>,
+    number: u64,
+}
+
+impl Activity {
+    pub fn note_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn begin(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay {
+            activity: self.clone(),
+            number: self.begun.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// How often something came.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// How many requests there have been.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) == 0
+    }
+
+    /// Looks at the answers; true when one stands still for longer than twice the time between two looks.
+    pub fn any_stands_still(&self) -> bool {
+        let mut still = self.still();
+        let counts = still.values_mut().map(|looks| {
+            *looks += 1;
+            *looks
+        });
+        counts.max().is_some_and(|most| most >= STILL_LOOKS)
+    }
+
+    fn still(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+        self.still.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.activity.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer. Its end is the end of the request.
+#[derive(Debug)]
+pub struct Tracked {
+    body: Body,
+    request: UnderWay,
+    /// Whether it counts who does not read on: on HTTP/2, where a client that takes nothing does not hold up the socket. hyper asks for the
+    /// next frame only when the client's window had room for the one before.
+    watched: bool,
+}
+
+impl Tracked {
+    pub fn new(body: Body, request: UnderWay, watched: bool) -> Self {
+        Self {
+            body,
+            request,
+            watched,
+        }
+    }
+
+    fn moves(&self) {
+        self.request.activity.still().remove(&self.request.number);
+    }
+}
+
+impl http_body::Body for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        if !this.watched {
+            return Pin::new(&mut this.body).poll_frame(cx);
+        }
+        this.moves();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && frame.is_data()
+        {
+            let number = this.request.number;
+            this.request.activity.still().insert(number, 0);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        if self.watched {
+            self.moves();
+        }
+    }
+}

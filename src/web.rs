@@ -110,7 +110,7 @@ impl Front {
         let welcome = ban::judge(app, &edge, &mut passage, request.headers()).await;
         let admitted = welcome.and_then(|()| self.admit(&edge, &mut request, &mut passage));
         let response = match admitted {
-            Ok(()) => self.dispatch(&edge, request, &mut passage).await,
+            Ok(()) => self.dispatch(&edge, &mut request, &mut passage).await,
             Err(error) => error.into_response(),
         };
         let error = answer::error_code(&response);
@@ -206,10 +206,10 @@ impl Front {
     async fn dispatch(
         &self,
         edge: &Edge,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         passage: &mut Passage,
     ) -> Response {
-        if origin::is_preflight(&self.app, &request) {
+        if origin::is_preflight(&self.app, request) {
             return StatusCode::NO_CONTENT.into_response();
         }
         let host = request
@@ -239,7 +239,7 @@ impl Front {
                 let client = client(passage, request.headers());
                 request.extensions_mut().insert(client);
                 // Apart, so that a request that only passes through does not carry the room for a handler along.
-                Box::pin(self.route(request)).await
+                Box::pin(self.route(std::mem::take(request))).await
             }
         }
     }

@@ -90,22 +90,22 @@ pub async fn forward(
     upstreams: &Arc<Upstreams>,
     route: &Route,
     clock: &Arc<Clock>,
-    mut request: Request<Body>,
+    request: &mut Request<Body>,
     context: Context<'_>,
     trail: &mut Trail,
 ) -> Result<Response<Body>, Error> {
     let settings = route.settings();
     let upgrade = headers::upgrade(request.method(), request.headers(), request.version());
-    let client_upgrade = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
+    let client_upgrade = upgrade.is_some().then(|| hyper::upgrade::on(&mut *request));
+    let body = std::mem::take(request.body_mut());
     let bounds = Bounds::of(settings, &context);
     let upload = Upload::default();
-    let (mut body, framing) = outgoing(&parts.headers, body, &bounds, &upload);
+    let (mut body, framing) = outgoing(request.headers(), body, &bounds, &upload);
     let plan = Plan {
-        method: &parts.method,
-        path: route.upstream_path(parts.uri.path()),
-        query: parts.uri.query(),
-        headers: &parts.headers,
+        method: request.method(),
+        path: route.upstream_path(request.uri().path()),
+        query: request.uri().query(),
+        headers: request.headers(),
         upgrade,
         framing,
         upload: &upload,

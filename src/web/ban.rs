@@ -57,7 +57,7 @@ pub async fn judge(
         });
     }
     if let Some(device) = device
-        && !knows_device(app, device).await?
+        && !Box::pin(knows_device(app, device)).await?
     {
         return refused();
     }

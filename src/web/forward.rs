@@ -80,7 +80,7 @@ pub async fn forward(
     assertions: &Assertions,
     edge: &Edge,
     route: &Route,
-    request: Request<Body>,
+    request: &mut Request<Body>,
     passage: &mut Passage,
 ) -> Result<Response, Error> {
     let credential = match route.settings().auth {

@@ -4,6 +4,7 @@
 //! fields a request. A connection belongs to the request that uses it; between requests nobody polls it, and [`Conn::is_alive`] looks
 //! whether it still stands.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::answer::{self, Asked, Framing, Head, Malformed, Part};
@@ -108,12 +109,30 @@ impl Conn {
 
     /// Reads more. `Ready(0)` at the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.input.reserve(self.read_size);
-        let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
+        let read = if self.read_size == READ_FIRST {
+            ready!(self.poll_fill_little(cx))?
+        } else {
+            self.input.reserve(self.read_size);
+            ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?
+        };
         if read >= self.read_size {
             self.read_size = (self.read_size * 2).min(READ_MOST);
         }
         Poll::Ready(Ok(read))
+    }
+
+    /// By way of a buffer that all connections of a thread share: most answers are small, and a buffer of their own would be made anew for
+    /// each, because the fields of the answer before still point into the last one.
+    fn poll_fill_little(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        thread_local! {
+            static SHARED: RefCell<Box<[u8; READ_FIRST]>> = RefCell::new(Box::new([0; READ_FIRST]));
+        }
+        SHARED.with_borrow_mut(|shared| {
+            let mut space = ReadBuf::new(&mut shared[..]);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+            self.input.extend_from_slice(space.filled());
+            Poll::Ready(Ok(space.filled().len()))
+        })
     }
 
     fn poll_head(

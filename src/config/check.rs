@@ -19,7 +19,7 @@ pub fn problems(config: &Config) -> Vec<String> {
     pages(config, &mut demand);
     telemetry(config, &mut demand);
     bans(config, &mut demand);
-    later(config, &mut demand);
+    client_address(config, &mut demand);
     found
 }
 
@@ -378,8 +378,8 @@ fn is_one_client(config: &Config) -> bool {
         && config.server.trusted_proxies.is_empty()
 }
 
-/// Keys that the contract names whose part comes later: accepted at their defaults only.
-fn later(config: &Config, demand: &mut impl FnMut(bool, &str)) {
+/// Whom to believe about who calls.
+fn client_address(config: &Config, demand: &mut impl FnMut(bool, &str)) {
     demand(
         matches!(config.client_address(), ClientAddress::Peer)
             || !config.server.trusted_proxies.is_empty(),

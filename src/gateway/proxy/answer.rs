@@ -4,6 +4,7 @@
 //! other than `chunked`) is an error of the upstream's: passed on, it would be the client that reads it wrongly.
 
 use std::fmt;
+use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderName};
@@ -81,9 +82,12 @@ pub enum Part {
 /// Takes the head of the final answer from the front of `input`; none while it is incomplete. Interim answers (1xx) are skipped.
 pub fn head(input: &mut BytesMut, asked: Asked) -> Result<Option<Head>, Malformed> {
     loop {
-        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut parsed = httparse::Response::new(&mut fields);
-        let length = match parsed.parse(input) {
+        // Left uninitialised: to fill room for so many costs more than to read the few that come.
+        let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
+        let mut parsed = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        let read = parser.parse_response_with_uninit_headers(&mut parsed, input, &mut fields);
+        let length = match read {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if input.len() <= HEAD_MAX => return Ok(None),
             Ok(httparse::Status::Partial) => return Err(Malformed("its head is too large")),

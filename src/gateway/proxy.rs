@@ -39,6 +39,8 @@ use upstreams::{Leased, at};
 /// What is told to a downstream service about a request, and how it is watched.
 #[derive(Debug)]
 pub struct Context<'a> {
+    /// Of HTTP, as the request came.
+    pub version: Version,
     pub client: IpAddr,
     pub request_id: &'a str,
     pub random: &'a Random,
@@ -378,7 +380,7 @@ fn deliver(
             // Only now may the client's bytes pass unread.
             (Some((downstream, client)), Some(gate)) if gate.transparent() => {
                 tokio::spawn(stream::tunnel(client, downstream, bounds.clone(), leased));
-                headers::put_via(&mut headers);
+                headers::put_via(&mut headers, Version::HTTP_11);
                 Ok(response(status, headers, Body::empty()))
             }
             _ => {
@@ -388,7 +390,11 @@ fn deliver(
             }
         };
     }
-    headers::put_via(&mut headers);
+    let version = match body {
+        AnswerBody::Http1(_) => Version::HTTP_11,
+        AnswerBody::Http2(_) => Version::HTTP_2,
+    };
+    headers::put_via(&mut headers, version);
     let unwell = matches!(status.as_u16(), 502..=504);
     let ending = if unwell {
         Ending::Failure

@@ -32,9 +32,9 @@ type Kept = HashMap<(usize, usize), Made>;
 
 #[derive(Debug)]
 struct Made {
-    /// The very look-up that it was made from: a later one may have found another address. (And while it is held here, no other can
-    /// have its place in memory, which is the key.)
-    caller: SignedIn,
+    /// The very look-up that it was made from: a later one may have found another address. Its place in memory is the key, and held here
+    /// it keeps that place.
+    _caller: SignedIn,
     audience: String,
     at: Millis,
     told: Told,
@@ -53,7 +53,6 @@ impl Assertions {
         let kept = &self.0[cores::current() % self.0.len()];
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = kept.get(&key)
-            && Arc::ptr_eq(&made.caller.session, &caller.session)
             && made.audience == *audience
             && now - made.at < TOLD_AGAIN
         {
@@ -64,7 +63,7 @@ impl Assertions {
         }
         let told = Arc::new(identity(app, audience, caller, now));
         let made = Made {
-            caller: caller.clone(),
+            _caller: caller.clone(),
             audience: audience.clone(),
             at: now,
             told: told.clone(),
@@ -99,6 +98,7 @@ pub async fn forward(
         limits::charge_signed_in(app, &passage.asked, caller)?;
     }
     let context = Context {
+        version: passage.version,
         client: passage.address,
         request_id: &passage.request_id,
         random: &app.random,

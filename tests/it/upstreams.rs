@@ -179,13 +179,13 @@ async fn tls_to_a_service_with_our_own_authority_and_certificate() {
 #[tokio::test]
 async fn a_client_that_takes_its_time_with_a_body_is_not_the_services_fault() {
     let downstream = Downstream::start().await;
-    let text = route(&downstream, "auth = \"none\"\nresponse_timeout_ms = 150\n");
+    let text = route(&downstream, "auth = \"none\"\nresponse_timeout_ms = 40\n");
     let app = TestApp::with(Database::Sqlite, with_edge(text)).await;
     let mut stream = TcpStream::connect(app.address).await.expect("it listens");
     let head = b"POST /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 6\r\n\r\n";
     stream.write_all(head).await.expect("sent");
     for byte in b"slowly" {
-        // Longer in all than the service has for its answer. What comes back meanwhile would be a refusal.
+        // Longer than the service has for its answer. What comes back meanwhile would be a refusal.
         let mut early = [0];
         let pause = tokio::time::timeout(Duration::from_millis(60), stream.read(&mut early));
         assert!(pause.await.is_err(), "it waits for the rest");

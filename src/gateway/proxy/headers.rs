@@ -32,7 +32,15 @@ const COOKIES: [&str; 9] = [
     "cxCsrf",
     "cxBrowser",
 ];
-const VIA: &[u8] = b"1.1 cargoextra";
+
+/// How we sign what we hand on: with the protocol that it came by (RFC 9110 section 7.6.3).
+fn via(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2.0 cargoextra",
+        Version::HTTP_10 => "1.0 cargoextra",
+        _ => "1.1 cargoextra",
+    }
+}
 
 /// The protocol that a request wants to switch to.
 pub fn upgrade(method: &Method, headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
@@ -95,7 +103,7 @@ pub fn towards_downstream(
             identity.assertion.reveal().as_bytes(),
         );
     }
-    put("via", VIA);
+    put("via", via(context.version).as_bytes());
 }
 
 /// What becomes of a client's field.
@@ -229,8 +237,8 @@ pub fn sift_answer(headers: &mut HeaderMap) {
 }
 
 /// Names us as one of those that handed the answer on.
-pub fn put_via(headers: &mut HeaderMap) {
-    headers.append(header::VIA, HeaderValue::from_static("1.1 cargoextra"));
+pub fn put_via(headers: &mut HeaderMap, version: Version) {
+    headers.append(header::VIA, HeaderValue::from_static(via(version)));
 }
 
 /// An identity that several requests of a session are told by.

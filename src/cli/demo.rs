@@ -6,10 +6,13 @@ use std::sync::Arc;
 use crate::accounts::lifecycle;
 use crate::app::App;
 use crate::clock::Clock;
+use crate::config::edge::routes::{RawGateway, RouteSettings};
 use crate::config::{ClientAddress, Config, MailTransport};
 use crate::random::Random;
 
 use super::{listeners, serve};
+
+mod shipments;
 
 const ADA: &str = "ada@example.com";
 
@@ -21,6 +24,7 @@ pub async fn run(mut config: Config) -> Result<(), String> {
         .create(&folder)
         .map_err(|error| format!("{}: {error}", folder.display()))?;
     make_local(&mut config, &folder)?;
+    config.edge.routes = routes(shipments::start().await?)?;
     crate::telemetry::install(&config.telemetry)?;
     let (listeners, _) = listeners::bind(&config, Vec::new()).await?;
     let app = Arc::new(App::build(config, Clock::system(), random).await?);
@@ -57,6 +61,20 @@ fn make_local(config: &mut Config, folder: &std::path::Path) -> Result<(), Strin
     Ok(())
 }
 
+/// The sample service is the only one: whoever is signed in is told to it.
+fn routes(service: std::net::SocketAddr) -> Result<Vec<RouteSettings>, String> {
+    let text = format!(
+        "routes = [{{ prefix = \"/api/v1/shipment\", upstreams = [\"http://{service}\"], auth = \"optional\" }}]"
+    );
+    let raw: RawGateway = toml::from_str(&text).map_err(|error| error.to_string())?;
+    let mut problems = Vec::new();
+    let routes = raw.validate(&mut problems);
+    match problems.is_empty() {
+        true => Ok(routes),
+        false => Err(problems.join("; ")),
+    }
+}
+
 fn invite(app: &App, password: &str) {
     let origin = &app.config.server.public_origin;
     let mailbox = format!("http://{}/dev/mailbox", app.config.admin.listen);
@@ -75,5 +93,12 @@ Try the recovery:
   curl -s {origin}/api/v1/user/confirm-otp-reset -H 'content-type: application/json' -d '{{\"resetToken\":\"CODE\"}}'
   curl -s {origin}/api/v1/user/password-reset -H 'content-type: application/json' -d '{{\"email\":\"{ADA}\",\"password\":\"NewSecurePass123\"}}'
   curl -s {origin}/api/v1/user/login -H 'content-type: application/json' -d '{{\"email\":\"{ADA}\",\"password\":\"NewSecurePass123\"}}'
+
+Try the gateway (a sample service stands behind /api/v1/shipment):
+
+  curl -s {origin}/api/v1/shipment                                     # anybody may ask
+  curl -s {origin}/api/v1/shipment -H 'authorization: Bearer TOKEN'    # with the token of the login above the service is told who asks
+  curl -sN {origin}/api/v1/shipment/4711/positions                     # a stream of events
+  curl -si {origin}/.env                                               # what only scanners ask for: 403
 ");
 }

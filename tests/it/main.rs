@@ -9,6 +9,7 @@ mod cli;
 mod connections;
 mod contract;
 mod country;
+mod demo;
 mod docs;
 mod downstream;
 mod drain;

@@ -29,7 +29,7 @@ pub struct Installation {
 pub struct Process {
     child: Child,
     /// Kept open: it goes on printing.
-    _out: Lines<BufReader<ChildStdout>>,
+    out: Lines<BufReader<ChildStdout>>,
     pub public: Caller,
     pub admin: Caller,
     pub ports: Ports,
@@ -125,13 +125,15 @@ impl Installation {
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         let first = tokio::time::timeout(PATIENCE, lines.next_line()).await;
         match first {
-            Ok(Ok(Some(line))) if line.contains(" serves ") => Ok(Process {
-                child,
-                _out: lines,
-                public: Caller::to(public),
-                admin: Caller::to(admin).header("user-agent", ""),
-                ports,
-            }),
+            Ok(Ok(Some(line))) if line.contains(" serves ") || line.contains(" demo") => {
+                Ok(Process {
+                    child,
+                    out: lines,
+                    public: Caller::to(public),
+                    admin: Caller::to(admin).header("user-agent", ""),
+                    ports,
+                })
+            }
             other => Err(format!("{other:?}; {}", self.logged())),
         }
     }
@@ -206,6 +208,20 @@ impl Process {
     /// `kill -9`.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("it runs");
+    }
+
+    /// What it prints behind a word at the beginning of a line.
+    pub async fn prints(&mut self, word: &str) -> String {
+        let found = async {
+            loop {
+                let line = self.out.next_line().await.expect("text").expect("a line");
+                if let Some(rest) = line.trim().strip_prefix(word) {
+                    return rest.trim().to_owned();
+                }
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, found).await;
+        found.unwrap_or_else(|_| panic!("it does not print {word}"))
     }
 
     /// Where the public listener is.

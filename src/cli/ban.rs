@@ -33,7 +33,11 @@ pub enum Command {
 }
 
 fn span(text: &str) -> Result<Span, String> {
-    Span::try_from(text.to_owned())
+    let span = Span::try_from(text.to_owned())?;
+    match span.seconds() {
+        1..=31_536_000 => Ok(span),
+        _ => Err("write a time from 1s to 365d".to_owned()),
+    }
 }
 
 pub async fn run(app: &App, command: Command, as_json: bool) -> Result<(), String> {

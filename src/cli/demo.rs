@@ -32,9 +32,10 @@ pub async fn run(mut config: Config) -> Result<(), String> {
     lifecycle::create(&app, ADA, password.reveal())
         .await
         .map_err(|refusal| format!("the demo's account can't be made: {refusal:?}"))?;
+    let prepared = serve::Prepared::new(&app)?;
     let stop = serve::signalled(&app);
     invite(&app, password.reveal());
-    let done = serve::run_with(app, listeners, stop.subscribe()).await;
+    let done = serve::run_with(app, prepared, listeners, stop.subscribe()).await;
     let _ = std::fs::remove_dir_all(&folder);
     done
 }

@@ -55,6 +55,7 @@ pub async fn run(
     let (listeners, unwanted) = listeners::bind(&config, passed).await?;
     let sockets = duplicates(&listeners)?;
     let app = Arc::new(App::build(config, Clock::system(), Random::system()).await?);
+    let prepared = Prepared::new(&app)?;
     let door = Door::build(&app.config);
     // Whoever reads that we serve may also tell us to stop or to reload, and from the next step on nobody else serves.
     let stop = signalled(&app);
@@ -67,7 +68,29 @@ pub async fn run(
     open_door(door, took_over, sockets, &stop).await;
     reload_when_told(app.clone());
     greet(&app);
-    run_with(app, listeners, stop.subscribe()).await
+    run_with(app, prepared, listeners, stop.subscribe()).await
+}
+
+/// What can fail before a process serves, beside its sockets and its application: had before the process that it takes over from is told
+/// to stop.
+#[derive(Debug)]
+pub struct Prepared {
+    token: Secret<String>,
+    cores: Arc<Cores>,
+}
+
+impl Prepared {
+    /// # Errors
+    /// One sentence when the admin token can't be made, or the threads that serve connections.
+    pub fn new(app: &App) -> Result<Self, String> {
+        let started = Cores::start(app.config.server.threads);
+        let cores = started
+            .map_err(|error| format!("server.threads: can't be started ({error}); set fewer"))?;
+        Ok(Self {
+            token: admin_token(app)?,
+            cores: Arc::new(cores),
+        })
+    }
 }
 
 /// A service manager's socket that nobody serves would leave its clients hanging.
@@ -119,17 +142,19 @@ async fn open_door(
     });
 }
 
-/// What `serve`, `demo` and the tests share: everything from bound sockets to a graceful stop.
+/// What `serve` and `demo` share: everything from bound sockets to a graceful stop.
 ///
 /// # Errors
-/// One sentence when the admin token can't be made, or the threads that serve connections.
-pub async fn run_with(app: Arc<App>, listeners: Listeners, stop: Stop) -> Result<(), String> {
-    let token = admin_token(&app)?;
+/// One sentence when the admin listener has no address.
+pub async fn run_with(
+    app: Arc<App>,
+    prepared: Prepared,
+    listeners: Listeners,
+    stop: Stop,
+) -> Result<(), String> {
+    let Prepared { token, cores } = prepared;
     let front = Arc::new(Front::new(app.clone()));
     let mut tasks = tokio::task::JoinSet::new();
-    let cores = Cores::start(app.config.server.threads)
-        .map(Arc::new)
-        .map_err(|error| format!("server.threads: can't be started ({error}); set fewer"))?;
     let bounds = Bounds::new(&app).on(cores.clone());
     let plain = listeners
         .public

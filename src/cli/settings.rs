@@ -4,7 +4,9 @@ use std::path::Path;
 
 use clap::Subcommand;
 
+use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::gateway::tls;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -21,6 +23,11 @@ pub fn check(file: Option<&Path>) -> Result<(), String> {
     if let Some(reason) = config.refuses_to_serve() {
         return Err(reason.to_owned());
     }
+    let server = &config.server;
+    let tls = tls::load(&server.tls, server.http2, Clock::system().now())?;
+    for sentence in tls.iter().flat_map(|tls| &tls.invalid) {
+        println!("Take care: {sentence}");
+    }
     println!("The configuration is good.");
     Ok(())
 }
@@ -31,7 +38,7 @@ pub fn show(file: Option<&Path>, json: bool) -> Result<(), String> {
         let value = serde_json::to_value(&table).map_err(|error| error.to_string())?;
         return super::print_json(&value);
     }
-    println!("# limits.store: only memory so far; server.client_address: not yet proxy-protocol");
+    println!("# limits.store: only memory so far");
     print!("{table}");
     Ok(())
 }

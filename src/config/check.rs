@@ -29,6 +29,14 @@ fn server(config: &Config, demand: &mut impl FnMut(bool, &str)) {
         config.listens().next().is_some(),
         "server.listen: name at least one address",
     );
+    let mut listens: Vec<_> = config.listens().chain([&config.admin.listen]).collect();
+    let all = listens.len();
+    listens.sort_unstable();
+    listens.dedup();
+    demand(
+        listens.len() == all || listens.iter().any(|at| at.port() == 0),
+        "server.listen, server.tls.listen, admin.listen: an address stands twice; each needs a port of its own",
+    );
     demand(
         is_origin(&server.public_origin),
         "server.public_origin: write scheme and host, such as https://www.example.com, without a path",

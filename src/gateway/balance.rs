@@ -35,6 +35,8 @@ struct Member {
 pub struct Lease {
     member: usize,
     ticket: Ticket,
+    /// The breaker has heard of it.
+    told: bool,
 }
 
 impl Lease {
@@ -99,14 +101,25 @@ impl Group {
         Ok(Lease {
             member: chosen,
             ticket: member.breaker.admit_anyway(now_ms),
+            told: false,
         })
     }
 
-    /// Takes the ending of a request that *this* group gave leave for.
+    /// Takes note that an upstream has answered, though the request is not over: a stream may last for days, and the breaker must not
+    /// wait for its end.
+    pub fn answered(&mut self, lease: &mut Lease, ending: Ending, now_ms: u64) {
+        lease.told = true;
+        let breaker = &mut self.members[lease.member].breaker;
+        breaker.report(lease.ticket, ending, now_ms);
+    }
+
+    /// Takes the ending of a request that *this* group gave leave for. After an answer only a failure tells anything new.
     pub fn finish(&mut self, lease: Lease, ending: Ending, now_ms: u64) {
         let member = &mut self.members[lease.member];
         member.under_way -= 1;
-        member.breaker.report(lease.ticket, ending, now_ms);
+        if !lease.told || ending == Ending::Failure {
+            member.breaker.report(lease.ticket, ending, now_ms);
+        }
     }
 
     /// Takes a health check's result; true if it turned the member's state. One that has come back is tried at once.

@@ -157,7 +157,13 @@ impl Policy {
 pub fn tells_of_its_network(headers: &HeaderMap) -> bool {
     let mut sites = headers.get_all("sec-fetch-site").iter().peekable();
     if sites.peek().is_some() {
-        return sites.all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"));
+        // A picture on a page of ours may be what some other visitor put there.
+        let embedded = headers
+            .get_all("sec-fetch-dest")
+            .iter()
+            .any(|dest| !matches!(dest.as_bytes(), b"document" | b"empty"));
+        let own = |site: &HeaderValue| matches!(site.as_bytes(), b"same-origin" | b"none");
+        return !embedded && sites.all(own);
     }
     let agent = headers
         .get(header::USER_AGENT)

@@ -54,7 +54,7 @@ pub enum Ending {
 }
 
 /// Leave for one request; every one must come back by [`Breaker::report`].
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
     generation: u64,
 }

@@ -3,15 +3,16 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
 };
+use http_body_util::BodyExt;
 
 use super::breaker::Ending;
+use super::client_ip::Network;
 use super::gate::GateHandle;
 use super::route::Route;
 use crate::clock::Clock;
@@ -32,9 +33,9 @@ use connect::Stream;
 pub use headers::{Identity, Told};
 use http1::{Failure, Sent};
 pub use stream::Ended;
-use stream::{Bounds, Upload};
+use stream::{Bounds, Patience, Upload};
 pub use upstreams::Upstreams;
-use upstreams::{Leased, at};
+use upstreams::{Leased, Refused, at};
 
 /// What is told to a downstream service about a request, and how it is watched.
 #[derive(Debug)]
@@ -116,21 +117,27 @@ pub async fn forward(
     upstreams.save_up();
     let mut tries = Tries {
         replayable: is_idempotent(plan.method) && body.is_none(),
+        left: settings.retries,
         failed: None,
         fresh: false,
     };
     loop {
-        let Some(leased) = upstreams.pick(clock, tries.failed) else {
-            return Err(unavailable(&context));
-        };
-        let (member, limit) = (leased.member, bounds.for_answer(settings));
+        let leased = upstreams.pick(clock, Network::from(context.client), tries.failed);
+        let leased = leased.map_err(|refused| match refused {
+            Refused::NoUpstream => unavailable(&context),
+            Refused::Share => Error::TooManyRequests {
+                retry_after: 1,
+                fields: None,
+            },
+        })?;
+        let (member, patience) = (leased.member, bounds.for_answer(settings));
         let url = upstreams.url(member);
         let parent = trail.begin(member, url, &plan.path, clock, context.random);
-        let how = (limit, tries.fresh);
+        let how = (patience, tries.fresh);
         let tried = send(upstreams, member, &plan, &parent, &mut body, how).await;
         trail.end(end_of(&tried), clock);
         match tried {
-            Ok(answered) => return deliver(answered, leased, client_upgrade, &bounds, &context),
+            Ok(answered) => return deliver(answered, leased, client_upgrade, &bounds, &plan),
             Err(failure) => tries.failed(failure, leased, upstreams, settings, &plan)?,
         }
     }
@@ -146,7 +153,9 @@ fn unavailable(context: &Context<'_>) -> Error {
 struct Tries {
     /// Sending it twice does no harm, and is possible.
     replayable: bool,
-    /// The upstream that failed, if one did.
+    /// Further tries that the route allows.
+    left: u32,
+    /// The upstream that failed last, if one did.
     failed: Option<usize>,
     /// The next try takes no kept connection.
     fresh: bool,
@@ -168,13 +177,16 @@ impl Tries {
             leased.finish(Ending::Unknown);
             return Err(fault);
         }
-        if matches!(failure, Failure::Stale) && self.replayable && !self.fresh {
+        if matches!(failure, Failure::Stale) {
             // Nobody's failure: kept connections end at some time.
             leased.finish(Ending::Unknown);
-            self.fresh = true;
-            return Ok(());
+            if self.replayable && !self.fresh {
+                self.fresh = true;
+                return Ok(());
+            }
+        } else {
+            leased.finish(Ending::Failure);
         }
-        leased.finish(Ending::Failure);
         tell(&failure, upstreams, member, settings, context);
         if matches!(failure, Failure::Timeout) {
             return Err(Error::DownstreamTimeout {
@@ -183,10 +195,10 @@ impl Tries {
         }
         // What has not left may be sent elsewhere, whatever it is.
         let again = self.replayable || matches!(failure, Failure::Connect(_));
-        if !again || self.failed.is_some() || settings.retries == 0 || !upstreams.pay_for_retry() {
+        if !again || self.left == 0 || !upstreams.pay_for_retry() {
             return Err(unavailable(context));
         }
-        self.failed = Some(member);
+        (self.left, self.failed) = (self.left - 1, Some(member));
         Ok(())
     }
 }
@@ -236,7 +248,7 @@ async fn send(
     plan: &Plan<'_>,
     traceparent: &HeaderValue,
     body: &mut Option<Body>,
-    (limit, fresh): (Duration, bool),
+    (patience, fresh): (Patience, bool),
 ) -> Result<Answered, Failure> {
     if upstreams.http2().is_some() {
         return Box::pin(send_http2(
@@ -245,14 +257,19 @@ async fn send(
             plan,
             traceparent,
             body,
-            limit,
+            patience,
         ))
         .await;
     }
-    let mut conn = upstreams
-        .connection(member, fresh)
-        .await
-        .map_err(Failure::Connect)?;
+    let opening = upstreams.connection(member, fresh);
+    let mut conn = match patience.until {
+        None => opening.await,
+        Some(until) => {
+            let opened = tokio::time::timeout_at(until, opening).await;
+            opened.map_err(|_| Failure::Timeout)?
+        }
+    }
+    .map_err(Failure::Connect)?;
     plan.write_head(upstreams.authority(member), traceparent, conn.head());
     let asked = Asked {
         head: *plan.method == Method::HEAD,
@@ -260,7 +277,7 @@ async fn send(
     };
     let place = upstreams.place(member);
     let (head, incoming) = conn
-        .exchange(body.take(), plan.framing, asked, limit, Some(place))
+        .exchange(body.take(), plan.framing, asked, patience, Some(place))
         .await?;
     Ok(Answered {
         status: head.status,
@@ -284,7 +301,10 @@ impl Plan<'_> {
         match self.framing {
             Sent::Chunked => line(&[b"transfer-encoding: chunked\r\n"]),
             // A body of no bytes is told only by who told us: to some servers, a length on a GET is odd.
-            Sent::Length(0) if !self.headers.contains_key(header::CONTENT_LENGTH) => {}
+            // (Where a method means to carry one, its absence must be told: RFC 9110 section 8.6.)
+            Sent::Length(0)
+                if !self.headers.contains_key(header::CONTENT_LENGTH)
+                    && !matches!(*self.method, Method::POST | Method::PUT | Method::PATCH) => {}
             Sent::Length(length) => line(&[format!("content-length: {length}\r\n").as_bytes()]),
         }
         if let Some(protocol) = &self.upgrade {
@@ -334,7 +354,7 @@ async fn send_http2(
     plan: &Plan<'_>,
     traceparent: &HeaderValue,
     body: &mut Option<Body>,
-    limit: Duration,
+    patience: Patience,
 ) -> Result<Answered, Failure> {
     let client = upstreams.http2().expect("asked by the caller");
     let mut request = Request::new(body.take().unwrap_or_default());
@@ -345,10 +365,12 @@ async fn send_http2(
     let mut answer = std::pin::pin!(client.request(request));
     let answer = loop {
         let frames = plan.upload.frames();
-        match tokio::time::timeout(limit, &mut answer).await {
+        match tokio::time::timeout_at(patience.end(), &mut answer).await {
             Ok(answer) => break answer,
             // While the client still sends, the upstream owes nothing.
-            Err(_) if plan.upload.is_awaited() || plan.upload.frames() != frames => {}
+            Err(_)
+                if !patience.is_over()
+                    && (plan.upload.is_awaited() || plan.upload.frames() != frames) => {}
             Err(_) => return Err(Failure::Timeout),
         }
     };
@@ -364,11 +386,12 @@ async fn send_http2(
 /// The answer as the client gets it; the lease lives as long as its body.
 fn deliver(
     answered: Answered,
-    leased: Leased,
+    mut leased: Leased,
     client_upgrade: Option<hyper::upgrade::OnUpgrade>,
     bounds: &Bounds,
-    context: &Context<'_>,
+    plan: &Plan<'_>,
 ) -> Result<Response<Body>, Error> {
+    let context = plan.context;
     let Answered {
         status,
         mut headers,
@@ -407,9 +430,16 @@ fn deliver(
                 leased.finish(ending);
                 Body::from(whole)
             }
-            None => stream::answer(incoming, bounds, leased, ending),
+            None => {
+                leased.answered(ending);
+                stream::answer(incoming, bounds, leased, plan.upload.clone())
+            }
         },
-        AnswerBody::Http2(incoming) => stream::answer(incoming, bounds, leased, ending),
+        AnswerBody::Http2(incoming) => {
+            leased.answered(ending);
+            let sifted = incoming.map_frame(headers::sift_trailers);
+            stream::answer(sifted, bounds, leased, plan.upload.clone())
+        }
     };
     Ok(response(status, headers, body))
 }

@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::{Millis, Nanos, rfc3339};
@@ -141,7 +142,9 @@ impl AccessLog {
 }
 
 fn open(path: &str) -> Result<File, String> {
-    let opened = OpenOptions::new().append(true).create(true).open(path);
+    // Paths and networks are nobody else's business; a group may be let in to read.
+    let mut options = OpenOptions::new();
+    let opened = options.append(true).create(true).mode(0o640).open(path);
     opened.map_err(|error| format!("telemetry.access_log: {path} can't be written to: {error}"))
 }
 

@@ -20,8 +20,8 @@ use crate::gateway::route::Route;
 
 /// How long one assertion is told again: it is good for 60 s, and a service should have most of that left.
 const TOLD_AGAIN: Millis = 10_000;
-/// Assertions kept by one core; beyond it all are forgotten, which costs each one signature.
-const MOST_TOLD: usize = 10_000;
+/// Assertions kept by one core; beyond it stale ones are forgotten, or all, which costs each one signature.
+const MOST_TOLD: usize = 2_000;
 
 /// Assertions that were made a moment ago: signing one costs more than all the rest of a request. One map for each core.
 #[derive(Debug)]
@@ -40,6 +40,12 @@ struct Made {
     told: Told,
 }
 
+impl Made {
+    fn is_fresh(&self, now: Millis) -> bool {
+        (0..TOLD_AGAIN).contains(&(now - self.at))
+    }
+}
+
 impl Assertions {
     pub fn new(cores: usize) -> Self {
         Self((0..cores.max(1)).map(|_| Mutex::default()).collect())
@@ -54,9 +60,12 @@ impl Assertions {
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = kept.get(&key)
             && made.audience == *audience
-            && now - made.at < TOLD_AGAIN
+            && made.is_fresh(now)
         {
             return made.told.clone();
+        }
+        if kept.len() >= MOST_TOLD {
+            kept.retain(|_, made| made.is_fresh(now));
         }
         if kept.len() >= MOST_TOLD {
             kept.clear();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cargoextra::app::App;
 use cargoextra::cli::listeners::Listeners;
-use cargoextra::cli::serve::run_with;
+use cargoextra::cli::serve::{Prepared, run_with};
 use cargoextra::clock::Clock;
 use cargoextra::random::Random;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -84,7 +84,12 @@ async fn play(script: &str) {
         tls: Vec::new(),
         admin,
     };
-    let running = tokio::spawn(run_with(app.clone(), listeners, stopped));
+    let running = tokio::spawn(run_with(
+        app.clone(),
+        Prepared::new(&app).expect("it is prepared"),
+        listeners,
+        stopped,
+    ));
     let mailbox = format!("http://{admin_at}");
     let (ended, log) = tokio::time::timeout(LONGEST, drive(&app, script, &origin, &mailbox))
         .await

@@ -147,7 +147,7 @@ async fn answer(
         "cookies" => (
             plain(
                 "200 OK",
-                "set-cookie: customerToken=stolen; Path=/\r\nset-cookie: theme=dark\r\nset-cookie: cxDevice=x\r\nconnection: x-private\r\nx-private: 1\r\n",
+                "set-cookie: customerToken=stolen; Path=/\r\nset-cookie: =customerToken=stolen\r\nset-cookie: theme=dark\r\nset-cookie: cxDevice=x\r\nconnection: x-private\r\nx-private: 1\r\n",
                 "",
             ),
             true,

@@ -2,6 +2,7 @@
 //!
 //! On SQLite where the database does not matter: what passes between the processes is the same on both.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -258,6 +259,15 @@ async fn a_successor_that_fails_changes_nothing() {
     );
     installed.set("database.url", &database);
     logs(&installed, "the new process has given up").await;
+
+    // Not one that fails at the last thing that it needs, either.
+    let token = installed.folder.path().join("data/admin.token");
+    let mode = |mode| std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(&token, mode(0o640)).expect("it is ours");
+    let said = fails_to_take_over(&installed).await;
+    assert!(said.contains("admin.token"), "{said}");
+    std::fs::set_permissions(&token, mode(0o600)).expect("it is ours");
+    assert_eq!(serving.public.get("/healthz").await.status, 200);
 
     // One that says nothing for too long.
     let mut silent = UnixStream::connect(door(&installed))

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::app::{Database, TestApp};
-use crate::downstream::{Downstream, PATIENCE, edge, rest, route, statuses, with_edge};
+use crate::downstream::{Downstream, PATIENCE, edge, rest, route, statuses, until, with_edge};
 
 /// An nginx that demands a certificate of an authority of ours, and tells whose it saw.
 struct Nginx {
@@ -196,6 +196,11 @@ async fn a_client_that_takes_its_time_with_a_body_is_not_the_services_fault() {
     assert!(downstream.take()[0].ends_with("\r\n\r\nslowly"));
 }
 
+/// The pause of a client that sends its body in small steps.
+async fn step() {
+    let _ = tokio::time::timeout(Duration::from_millis(40), std::future::pending::<()>()).await;
+}
+
 #[tokio::test]
 async fn a_route_may_bound_everything() {
     let downstream = Downstream::start().await;
@@ -216,12 +221,130 @@ async fn a_route_may_bound_everything() {
     let answer = rest(&mut stream).await;
     assert_eq!(statuses(&answer), [200], "{answer}");
     assert!(answer.ends_with("data: 1\n\n\r\n"), "{answer}");
+    // However many steps the request makes.
+    let mut stream = TcpStream::connect(app.address).await.expect("it listens");
+    let head = b"POST /x/hang HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    stream.write_all(head).await.expect("sent");
+    let mut answer = Vec::new();
+    let stepping = async {
+        loop {
+            let mut piece = [0; 512];
+            tokio::select! {
+                read = stream.read(&mut piece) => match read {
+                    Ok(count @ 1..) => answer.extend_from_slice(&piece[..count]),
+                    _ => return,
+                },
+                () = step() => {
+                    let _ = stream.write_all(b"1\r\na\r\n").await;
+                }
+            }
+        }
+    };
+    let stepped = tokio::time::timeout(Duration::from_secs(3), stepping).await;
+    assert!(stepped.is_ok(), "total_timeout_ms holds");
+    assert!(!answer.is_empty());
     // Nor can a client take longer with its body.
     let mut stream = TcpStream::connect(app.address).await.expect("it listens");
     let head = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nslow";
     stream.write_all(head).await.expect("sent");
     let answer = rest(&mut stream).await;
     assert_eq!(statuses(&answer), [408], "{answer}");
+}
+
+/// Answers at once and then reads on, as a service does that streams both ways.
+async fn early(listener: TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nearly\r\n";
+            let _ = stream.write_all(answer).await;
+            while stream.read(&mut head).await.is_ok_and(|read| read > 0) {}
+        });
+    }
+}
+
+async fn app_before(address: std::net::SocketAddr, more: &str) -> TestApp {
+    let text = format!(
+        "[[gateway.routes]]\nname = \"x\"\nprefix = \"/x\"\nupstreams = [\"http://{address}\"]\nauth = \"none\"\n{more}\n"
+    );
+    TestApp::with(Database::Sqlite, with_edge(text)).await
+}
+
+const UPLOAD: &[u8] =
+    b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+
+#[tokio::test]
+async fn uploads_that_break_off_behind_an_early_answer_open_no_breaker() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let app = app_before(listener.local_addr().expect("an address"), "retries = 0").await;
+    tokio::spawn(early(listener));
+    for turn in 0..8 {
+        let mut stream = TcpStream::connect(app.address).await.expect("it listens");
+        stream.write_all(UPLOAD).await.expect("sent");
+        let head = until(&mut stream, "early\r\n").await;
+        assert_eq!(statuses(&head), [200], "turn {turn}");
+        stream.write_all(b"ZZZ\r\n").await.expect("sent");
+        rest(&mut stream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_closes_the_breaker_when_it_begins() {
+    let downstream = Downstream::start().await;
+    let text = route(&downstream, "auth = \"none\"\nretries = 0");
+    let app = TestApp::with(Database::Sqlite, with_edge(text)).await;
+    for _ in 0..5 {
+        assert_eq!(app.caller().get("/x/unwell").await.status, 503);
+    }
+    assert_eq!(app.caller().get("/x").await.status, 500);
+    app.advance(1_000);
+    let mut stream = TcpStream::connect(app.address).await.expect("it listens");
+    let request = b"GET /x/events HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(request).await.expect("sent");
+    assert_eq!(statuses(&until(&mut stream, "\r\n\r\n").await), [200]);
+    // It goes on, and others are served beside it.
+    for _ in 0..3 {
+        assert_eq!(app.caller().get("/x").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn no_network_can_hold_all_places_of_a_route() {
+    let downstream = Downstream::start().await;
+    let text = route(&downstream, "auth = \"none\"\nmax_connections = 4");
+    let app = TestApp::with(Database::Sqlite, with_edge(text)).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(app.address).await.expect("it listens");
+        let request = b"GET /x/events HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(request).await.expect("sent");
+        assert_eq!(statuses(&until(&mut stream, "\r\n\r\n").await), [200]);
+        held.push(stream);
+    }
+    let refused = app.caller().get("/x").await;
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let limited = json!({ "message": "Too many requests", "code": "too_many_requests" });
+    assert_eq!(refused.shown(), (429, limited));
+    assert_eq!(app.caller().from("127.0.0.2").get("/x").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_route_may_try_more_than_once_again() {
+    let downstream = Downstream::start().await;
+    let dead: Vec<String> = (0..2)
+        .map(|_| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+            format!("\"http://{}\"", listener.local_addr().expect("an address"))
+        })
+        .collect();
+    let text = format!(
+        "[[gateway.routes]]\nname = \"x\"\nprefix = \"/x\"\nupstreams = [{}, \"{}\"]\nauth = \"none\"\nretries = 2\n",
+        dead.join(", "),
+        downstream.url()
+    );
+    let app = TestApp::with(Database::Sqlite, with_edge(text)).await;
+    assert_eq!(app.caller().get("/x").await.status, 200);
 }
 
 /// Answers one request on each connection and closes it a moment later, though it did not say so.

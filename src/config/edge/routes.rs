@@ -81,6 +81,8 @@ pub struct RawRoute {
     pub health: Option<RawHealth>,
     /// Most requests at a time to one upstream; 256 when absent.
     pub max_connections: Option<u64>,
+    /// Most requests at a time of one client network, to all upstreams; half of what they take together when absent.
+    pub max_connections_per_network: Option<u64>,
     /// `http1` (default), `h2` (https) or `h2c` (http).
     pub protocol: Option<String>,
     /// For https upstreams.
@@ -146,6 +148,8 @@ pub struct RouteSettings {
     pub health: Option<Health>,
     /// Most requests at a time to one upstream.
     pub max_connections: u32,
+    /// Most requests at a time of one client network.
+    pub max_connections_per_network: u32,
     /// What is spoken to the upstreams.
     pub protocol: Protocol,
     /// For https upstreams.
@@ -271,6 +275,9 @@ impl RawRoute {
         }
         let protocol = self.protocol(&at, problems);
         let auth = self.auth(&at, problems);
+        let most = self.max_connections.unwrap_or(256);
+        let most = bounded(&at, "max_connections", most, 1..=65_535, problems);
+        let together = most * self.upstreams.len().max(1) as u64;
         let route = RouteSettings {
             name,
             prefix: prefix.unwrap_or_default(),
@@ -292,11 +299,13 @@ impl RawRoute {
                 .health
                 .as_ref()
                 .map(|health| health.validate(&at, problems)),
-            max_connections: bounded(
+            max_connections: most as u32,
+            max_connections_per_network: bounded(
                 &at,
-                "max_connections",
-                self.max_connections.unwrap_or(256),
-                1..=65_535,
+                "max_connections_per_network",
+                self.max_connections_per_network
+                    .unwrap_or(together.div_ceil(2)),
+                1..=together,
                 problems,
             ) as u32,
             protocol,

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Version};
+use http_body::Frame;
 
 use super::Context;
 use crate::random::Secret;
@@ -44,7 +46,18 @@ fn via(version: Version) -> &'static str {
 
 /// The protocol that a request wants to switch to.
 pub fn upgrade(method: &Method, headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
-    let wanted = headers.get(header::UPGRADE)?;
+    let mut lines = headers.get_all(header::UPGRADE).iter();
+    let wanted = lines.next().filter(|_| lines.next().is_none())?;
+    // Another HTTP inside a tunnel would ask for any path, past guard, routes and limits (h2c smuggling), and so would TLS.
+    let is_other_http = |protocol: &str| {
+        let protocol = protocol.trim().to_ascii_lowercase();
+        ["h2", "http", "tls"]
+            .iter()
+            .any(|other| protocol.starts_with(other))
+    };
+    if wanted.to_str().ok()?.split(',').any(is_other_http) {
+        return None;
+    }
     let named = options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
     (named && *method == Method::GET && version == Version::HTTP_11).then(|| wanted.clone())
 }
@@ -118,9 +131,10 @@ enum Reaches {
 
 fn reaches_downstream(name: &HeaderName) -> Reaches {
     let text = name.as_str();
-    // Some servers read `_` as `-`, so both spellings count.
-    let folded: Cow<'_, str> = match text.contains('_') {
-        true => text.replace('_', "-").into(),
+    // Some servers read `_`, or whatever is neither letter nor digit, as `-`: every spelling counts.
+    let odd = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+    let folded: Cow<'_, str> = match text.contains(odd) {
+        true => text.replace(odd, "-").into(),
         false => text.into(),
     };
     match &*folded {
@@ -184,9 +198,9 @@ pub fn reaches_client(name: &HeaderName, value: &[u8], switching: bool) -> bool 
         }
         "set-cookie" => {
             let name = value.split(|byte| *byte == b'=').next().unwrap_or_default();
-            !COOKIES
-                .iter()
-                .any(|ours| ours.as_bytes() == name.trim_ascii())
+            let name = name.trim_ascii();
+            // One without a name would be sent back as its value alone, which may read like one of ours (RFC 6265bis).
+            !name.is_empty() && !COOKIES.iter().any(|ours| ours.as_bytes() == name)
         }
         _ => true,
     }
@@ -233,6 +247,20 @@ pub fn sift_answer(headers: &mut HeaderMap) {
     headers.remove(header::SET_COOKIE);
     for line in cookies {
         headers.append(header::SET_COOKIE, line);
+    }
+}
+
+/// Takes out of a trailer section over HTTP/2 what must not be in it.
+pub fn sift_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(trailers) => {
+            let kept = trailers.iter().filter(|(name, _)| may_trail(name));
+            Frame::trailers(
+                kept.map(|(name, value)| (name.clone(), value.clone()))
+                    .collect(),
+            )
+        }
+        Err(frame) => frame,
     }
 }
 

@@ -9,7 +9,6 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::answer::{self, Asked, Framing, Head, Malformed, Part};
 use super::connect::Stream;
+use super::stream::Patience;
 use super::upstreams::Place;
 
 /// What is read at once, in bytes; doubles while a body keeps filling it …
@@ -82,18 +82,19 @@ impl Conn {
         self.input.is_empty() && self.poll_fill(&mut cx).is_pending()
     }
 
-    /// Sends the request and waits for the head of its answer: `limit` from when the request is through, or the upstream stops taking it.
+    /// Sends the request and waits for the head of its answer: its silence counts from when the request is
+    /// through, or the upstream stops taking it.
     pub async fn exchange(
         mut self: Box<Self>,
         body: Option<Body>,
         framing: Sent,
         asked: Asked,
-        limit: Duration,
+        patience: Patience,
         place: Option<Place>,
     ) -> Result<(Head, Incoming), Failure> {
         (self.request.body, self.request.framing) = (body, framing);
-        self.wait_from_now(limit);
-        let head = poll_fn(|cx| self.poll_head(cx, asked, limit)).await?;
+        self.wait_from_now(patience);
+        let head = poll_fn(|cx| self.poll_head(cx, asked, patience)).await?;
         let keep = head.keep_alive && self.write_error.is_none();
         let incoming = Incoming {
             framing: head.framing,
@@ -103,8 +104,8 @@ impl Conn {
         Ok((head, incoming))
     }
 
-    fn wait_from_now(&mut self, limit: Duration) {
-        self.timer.as_mut().reset(now() + limit);
+    fn wait_from_now(&mut self, patience: Patience) {
+        self.timer.as_mut().reset(patience.end());
     }
 
     /// Reads more. `Ready(0)` at the end.
@@ -139,9 +140,9 @@ impl Conn {
         &mut self,
         cx: &mut Context<'_>,
         asked: Asked,
-        limit: Duration,
+        patience: Patience,
     ) -> Poll<Result<Head, Failure>> {
-        let waits = self.send(cx, Some(limit))?;
+        let waits = self.send(cx, Some(patience))?;
         loop {
             if let Some(head) = answer::head(&mut self.input, asked).map_err(Failure::Malformed)? {
                 return Poll::Ready(Ok(head));
@@ -164,14 +165,14 @@ impl Conn {
     }
 
     /// Sends on what is left of the request. Each step that the request makes gives the upstream its whole time again.
-    fn send(&mut self, cx: &mut Context<'_>, limit: Option<Duration>) -> Result<Waits, Failure> {
+    fn send(&mut self, cx: &mut Context<'_>, patience: Option<Patience>) -> Result<Waits, Failure> {
         if self.write_error.is_some() || self.request.is_through() {
             return Ok(Waits::Through);
         }
         match self.request.poll_send(&mut self.stream, cx) {
             Ok((waits, moved)) => {
-                if let Some(limit) = limit.filter(|_| moved) {
-                    self.wait_from_now(limit);
+                if let Some(patience) = patience.filter(|_| moved) {
+                    self.wait_from_now(patience);
                 }
                 Ok(waits)
             }

@@ -25,12 +25,37 @@ use crate::gateway::breaker::Ending;
 #[derive(Clone)]
 pub struct Ended(pub Arc<dyn Fn() -> Wait + Send + Sync>);
 
+/// What a body breaks off with.
+type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Ends with a session.
 pub type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl std::fmt::Debug for Ended {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str("Ended")
+    }
+}
+
+/// How long somebody waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From the last step on.
+    pub silence: Duration,
+    /// In all.
+    pub until: Option<Instant>,
+}
+
+impl Patience {
+    /// When it ends, if there is no further step.
+    pub fn end(self) -> Instant {
+        let end = now() + self.silence;
+        self.until.map_or(end, |until| until.min(end))
+    }
+
+    /// Whether there is no time left.
+    pub fn is_over(self) -> bool {
+        self.until.is_some_and(|until| until <= now())
     }
 }
 
@@ -55,13 +80,12 @@ impl Bounds {
         }
     }
 
-    /// How long the head of an answer may take from now.
-    pub fn for_answer(&self, settings: &RouteSettings) -> Duration {
-        let limit = Duration::from_millis(settings.timeouts.response_ms);
-        let left = self
-            .until
-            .map(|until| until.saturating_duration_since(now()));
-        left.map_or(limit, |left| left.min(limit))
+    /// How long the head of an answer may take.
+    pub fn for_answer(&self, settings: &RouteSettings) -> Patience {
+        Patience {
+            silence: Duration::from_millis(settings.timeouts.response_ms),
+            until: self.until,
+        }
     }
 
     /// Ends when the time for everything is over.
@@ -119,10 +143,11 @@ struct Bounded<B> {
     total: Option<Pin<Box<Sleep>>>,
     ended: Option<Ended>,
     waiting: Option<Wait>,
-    /// Of an answer: what its upstream is told when the body is through.
-    lease: Option<(Leased, Ending)>,
-    /// Of a client's body; nobody looks at an answer's.
+    /// Of an answer: its upstream's, until the body is through.
+    lease: Option<Leased>,
+    /// How the client's body fares; of an answer, the one of its request.
     upload: Upload,
+    is_upload: bool,
     fault: Fault,
 }
 
@@ -131,7 +156,7 @@ enum Fault {
     None,
     /// Data was handed on in this step.
     Flowing,
-    Next(Box<dyn std::error::Error + Send + Sync>),
+    Next(BodyError),
 }
 
 /// A client's body on its way to a downstream service.
@@ -140,21 +165,21 @@ pub fn upload(body: Body, bounds: &Bounds, upload: Upload) -> Body {
 }
 
 /// A downstream service's body on its way to the client.
-pub fn answer<B>(body: B, bounds: &Bounds, leased: Leased, ending: Ending) -> Body
+/// Its upstream has been reported as having answered; only that it breaks off is news.
+pub fn answer<B>(body: B, bounds: &Bounds, leased: Leased, upload: Upload) -> Body
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BodyError>,
 {
     if body.is_end_stream() {
-        leased.finish(ending);
+        leased.finish(Ending::Unknown);
         return Body::new(body);
     }
-    let lease = Some((leased, ending));
-    Body::new(Bounded::new(body, bounds, lease, Upload::default()))
+    Body::new(Bounded::new(body, bounds, Some(leased), upload))
 }
 
 impl<B> Bounded<B> {
-    fn new(body: B, bounds: &Bounds, lease: Option<(Leased, Ending)>, upload: Upload) -> Self {
+    fn new(body: B, bounds: &Bounds, lease: Option<Leased>, upload: Upload) -> Self {
         Self {
             body,
             idle: bounds.idle,
@@ -162,6 +187,7 @@ impl<B> Bounded<B> {
             total: bounds.until.map(|until| Box::pin(sleep_until(until))),
             ended: bounds.ended.clone(),
             waiting: None,
+            is_upload: lease.is_none(),
             lease,
             upload,
             fault: Fault::None,
@@ -172,10 +198,10 @@ impl<B> Bounded<B> {
 impl<B> HttpBody for Bounded<B>
 where
     B: HttpBody<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BodyError>,
 {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -190,6 +216,8 @@ where
         if let Some(total) = &mut this.total
             && total.as_mut().poll(cx).is_ready()
         {
+            // Whose fault that is nobody can say: a slow client's, as likely as not.
+            this.report(Ending::Unknown);
             return this.silent("the route's total_timeout_ms is over");
         }
         let flowing = match std::mem::replace(&mut this.fault, Fault::None) {
@@ -201,7 +229,9 @@ where
             Poll::Ready(Some(Ok(frame))) => {
                 (this.timer, this.fault) = (None, Fault::Flowing);
                 this.note(Upload::FLOWS);
-                this.upload.0.frames.fetch_add(1, Ordering::Release);
+                if this.is_upload {
+                    this.upload.0.frames.fetch_add(1, Ordering::Release);
+                }
                 // Of a body whose length is known, nobody asks for what comes after the last frame.
                 if this.body.is_end_stream() {
                     this.conclude();
@@ -209,7 +239,7 @@ where
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.report(Ending::Failure);
+                this.fail();
                 this.note(Upload::BROKEN);
                 if flowing {
                     this.fault = Fault::Next(error.into());
@@ -223,28 +253,7 @@ where
                 this.conclude();
                 Poll::Ready(None)
             }
-            Poll::Pending => {
-                // Set when silence begins, so that a body that flows costs no timer.
-                let idle = this.idle;
-                let timer = this
-                    .timer
-                    .get_or_insert_with(|| Box::pin(sleep_until(now() + idle)));
-                if timer.as_mut().poll(cx).is_pending() {
-                    if let (None, Some(ended)) = (&this.waiting, &this.ended)
-                        && this
-                            .waiting
-                            .insert((ended.0)())
-                            .as_mut()
-                            .poll(cx)
-                            .is_ready()
-                    {
-                        return this.end();
-                    }
-                    this.note(Upload::AWAITED);
-                    return Poll::Pending;
-                }
-                this.silent("nothing came for the route's idle_timeout_ms")
-            }
+            Poll::Pending => this.poll_silence(cx),
         }
     }
 
@@ -258,34 +267,61 @@ where
 }
 
 impl<B> Bounded<B> {
+    /// Nothing comes: how long may that last? The timer is set when silence begins, so that a body that flows costs none.
+    fn poll_silence<T>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, BodyError>>> {
+        let idle = self.idle;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(now() + idle)));
+        if timer.as_mut().poll(cx).is_ready() {
+            return self.silent("nothing came for the route's idle_timeout_ms");
+        }
+        if let (None, Some(ended)) = (&self.waiting, &self.ended) {
+            let waiting = self.waiting.insert((ended.0)());
+            if waiting.as_mut().poll(cx).is_ready() {
+                return self.end();
+            }
+        }
+        self.note(Upload::AWAITED);
+        Poll::Pending
+    }
+
     /// The body is through: its upstream's breaker hears how it answered.
     fn conclude(&mut self) {
-        if let Some((leased, ending)) = self.lease.take() {
-            leased.finish(ending);
-        }
+        self.report(Ending::Unknown);
+    }
+
+    /// The upstream broke off, unless it was the client whose own body did.
+    fn fail(&mut self) {
+        let client = self.upload.fault().is_some();
+        self.report(if client {
+            Ending::Unknown
+        } else {
+            Ending::Failure
+        });
     }
 
     fn report(&mut self, ending: Ending) {
-        if let Some((leased, _)) = self.lease.take() {
+        if let Some(leased) = self.lease.take() {
             leased.finish(ending);
         }
     }
 
     fn note(&self, state: u8) {
+        if !self.is_upload {
+            return;
+        }
         self.upload.0.now.store(state, Ordering::Release);
     }
 
-    fn silent<T>(
-        &mut self,
-        why: &'static str,
-    ) -> Poll<Option<Result<T, Box<dyn std::error::Error + Send + Sync>>>> {
-        self.report(Ending::Failure);
+    fn silent<T>(&mut self, why: &'static str) -> Poll<Option<Result<T, BodyError>>> {
+        self.fail();
         self.note(Upload::SILENT);
         Poll::Ready(Some(Err(why.into())))
     }
 
     /// The session has ended. What waited for that is through and must not be asked again.
-    fn end<T>(&mut self) -> Poll<Option<Result<T, Box<dyn std::error::Error + Send + Sync>>>> {
+    fn end<T>(&mut self) -> Poll<Option<Result<T, BodyError>>> {
         (self.waiting, self.ended) = (None, None);
         self.note(Upload::ENDED);
         Poll::Ready(Some(Err("the session has ended".into())))
@@ -327,7 +363,7 @@ where
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (mut client_read, mut client_write) = tokio::io::split(client);
     let (mut down_read, mut down_write) = tokio::io::split(downstream);
-    if client_write.write_all(first).await.is_err() {
+    if client_write.write_all(first).await.is_err() || client_write.flush().await.is_err() {
         return;
     }
     let (mut up, mut down) = (vec![0; 8192], vec![0; 8192]);
@@ -337,11 +373,11 @@ where
             tokio::select! {
                 read = client_read.read(&mut up) => match read {
                     Ok(0) | Err(_) => { up_open = false; Ok(()) }
-                    Ok(count) => down_write.write_all(&up[..count]).await,
+                    Ok(count) => pass(&mut down_write, &up[..count]).await,
                 },
                 read = down_read.read(&mut down) => match read {
                     Ok(0) | Err(_) => { down_open = false; Ok(()) }
-                    Ok(count) => client_write.write_all(&down[..count]).await,
+                    Ok(count) => pass(&mut client_write, &down[..count]).await,
                 },
             }
         };
@@ -352,4 +388,11 @@ where
     }
     let _ = client_write.shutdown().await;
     let _ = down_write.shutdown().await;
+}
+
+/// Flushed each time: TLS keeps what the socket did not take, and nobody would write again.
+async fn pass<W: tokio::io::AsyncWrite + Unpin>(to: &mut W, bytes: &[u8]) -> std::io::Result<()> {
+    use tokio::io::AsyncWriteExt;
+    to.write_all(bytes).await?;
+    to.flush().await
 }

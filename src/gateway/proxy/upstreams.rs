@@ -1,6 +1,8 @@
 //! The upstreams of one route: which are well, and the connections that are kept to them.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,12 +16,14 @@ use tokio::time::Instant;
 use super::answer::Asked;
 use super::connect::{Connector, Tls};
 use super::http1::{Conn, Sent, now};
+use super::stream::Patience;
 use crate::clock::{Clock, Millis};
 use crate::config::edge::routes::health::Health;
 use crate::config::edge::routes::{Protocol, RouteSettings};
 use crate::cores;
 use crate::gateway::balance::{Group, Lease};
 use crate::gateway::breaker::{Ending, Policy, State};
+use crate::gateway::client_ip::Network;
 use crate::metrics::{Metrics, RouteMetrics};
 
 /// Idle connections to upstreams are dropped after so long: sooner than common servers drop them (5 s and up), so that a request rarely
@@ -37,6 +41,7 @@ pub struct Upstreams {
     members: Box<[Member]>,
     group: Mutex<Group>,
     retries: Mutex<f64>,
+    shares: Shares,
     connector: Connector,
     /// Of a route that speaks HTTP/2 to its upstreams.
     http2: Option<Client<Connector, Body>>,
@@ -54,6 +59,50 @@ struct Member {
 struct Idle {
     conn: Box<Conn>,
     since: Instant,
+}
+
+/// Why a request gets no upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// All are out, or have as much to do as they may.
+    NoUpstream,
+    /// The client's network has as many requests under way here as it may.
+    Share,
+}
+
+/// Requests under way by client network, so that no one network can hold every place that a route has: with a few slow uploads it could
+/// keep all others out for as long as it liked. Networks are told apart by a keyed hash; two that fall together share, which does no harm.
+struct Shares {
+    counts: Box<[AtomicU32; SHARES]>,
+    most: u32,
+    seed: RandomState,
+}
+
+/// How many networks are told apart.
+const SHARES: usize = 4096;
+
+impl Shares {
+    fn new(most: u32) -> Self {
+        Self {
+            counts: Box::new([const { AtomicU32::new(0) }; SHARES]),
+            most,
+            seed: RandomState::new(),
+        }
+    }
+
+    /// One more of a network, unless it has all that it may; to be given back.
+    fn take(&self, network: Network) -> Option<usize> {
+        let share = self.seed.hash_one(network) as usize % SHARES;
+        if self.counts[share].fetch_add(1, Ordering::Relaxed) < self.most {
+            return Some(share);
+        }
+        self.give_back(share);
+        None
+    }
+
+    fn give_back(&self, share: usize) {
+        self.counts[share].fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How one upstream is, for metrics.
@@ -127,6 +176,7 @@ impl Upstreams {
             // With one upstream there is nothing to fail over to, but waiting for a dead one's time-out helps nobody either.
             group: Mutex::new(Group::new(route, policy(route), false)),
             retries: Mutex::new(RETRY_MOST),
+            shares: Shares::new(route.max_connections_per_network),
             connector,
             http2,
             metrics: metrics.route(&route.name),
@@ -155,14 +205,27 @@ impl Upstreams {
         }
     }
 
-    /// Leave for one request to one upstream, if any can take it; not `not`, unless it is the only one left.
-    pub fn pick(self: &Arc<Self>, clock: &Arc<Clock>, not: Option<usize>) -> Option<Leased> {
-        let lease = lock(&self.group).pick(clock.now() as u64, not).ok()?;
+    /// Leave for one request of a client's network to one upstream, if any can take it; not `not`, unless it is the only one left.
+    ///
+    /// # Errors
+    /// [`Refused`]
+    pub fn pick(
+        self: &Arc<Self>,
+        clock: &Arc<Clock>,
+        network: Network,
+        not: Option<usize>,
+    ) -> Result<Leased, Refused> {
+        let share = self.shares.take(network).ok_or(Refused::Share)?;
+        let Ok(lease) = lock(&self.group).pick(clock.now() as u64, not) else {
+            self.shares.give_back(share);
+            return Err(Refused::NoUpstream);
+        };
         let member = lease.member();
-        Some(Leased {
+        Ok(Leased {
             upstreams: self.clone(),
             clock: clock.clone(),
             lease: Some(lease),
+            share,
             member,
         })
     }
@@ -250,13 +313,17 @@ impl Upstreams {
             upgrade: false,
         };
         // On a connection of its own: whether a new one can be made is part of the question.
+        let patience = Patience {
+            silence: limit,
+            until: None,
+        };
         let mut conn = self.connection(member, true).await.ok()?;
         let head = format!(
             "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
             self.authority(member)
         );
         conn.head().extend_from_slice(head.as_bytes());
-        let answer = conn.exchange(None, Sent::default(), asked, limit, None);
+        let answer = conn.exchange(None, Sent::default(), asked, patience, None);
         let (head, _) = answer.await.ok()?;
         Some(head.status.as_u16())
     }
@@ -274,10 +341,19 @@ pub struct Leased {
     upstreams: Arc<Upstreams>,
     clock: Arc<Clock>,
     lease: Option<Lease>,
+    share: usize,
     pub member: usize,
 }
 
 impl Leased {
+    /// Tells how it was answered; its body is still to come.
+    pub fn answered(&mut self, ending: Ending) {
+        if let Some(lease) = &mut self.lease {
+            let now = self.clock.now() as u64;
+            lock(&self.upstreams.group).answered(lease, ending, now);
+        }
+    }
+
     /// Tells how it ended.
     pub fn finish(mut self, ending: Ending) {
         self.report(ending);
@@ -287,6 +363,7 @@ impl Leased {
         if let Some(lease) = self.lease.take() {
             let now = self.clock.now() as u64;
             lock(&self.upstreams.group).finish(lease, ending, now);
+            self.upstreams.shares.give_back(self.share);
         }
     }
 }

@@ -57,14 +57,16 @@ impl Activity {
         self.under_way.load(Ordering::Relaxed) == 0
     }
 
-    /// Looks at the answers; true when one stands still for longer than twice the time between two looks.
-    pub fn any_stands_still(&self) -> bool {
+    /// Looks at the answers; true when nothing is under way but answers that have stood still for longer than twice the time between two
+    /// looks. One that nobody reads is no reason to end the others.
+    pub fn all_stand_still(&self) -> bool {
         let mut still = self.still();
         let counts = still.values_mut().map(|looks| {
             *looks += 1;
             *looks
         });
-        counts.max().is_some_and(|most| most >= STILL_LOOKS)
+        let stand = counts.filter(|looks| *looks >= STILL_LOOKS).count();
+        stand > 0 && stand as u64 >= self.under_way.load(Ordering::Relaxed) as u64
     }
 
     fn still(&self) -> MutexGuard<'_, HashMap<u64, u32>> {

@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use super::activity::{Activity, Tracked};
 use super::places::Place;
 use super::socket::{Belongings, Socket, Stream};
-use super::{Connection, LINGER, Shared, Stop, after, note_refusal, stopped};
+use super::{Connection, Shared, Stop, after, note_refusal, stopped};
 use crate::app::App;
 use crate::config::Server;
 use crate::cores::Seat;
@@ -120,7 +120,11 @@ impl Visit {
         }
         let config = self.app().tls.load_full().ok_or("tls_handshake")?;
         let handshake = TlsAcceptor::from(config).accept(socket);
-        let Ok(Ok(stream)) = timeout(patience, handshake).await else {
+        let shaken = tokio::select! {
+            shaken = timeout(patience, handshake) => shaken,
+            () = self.silent_at_the_end() => return Ok(None),
+        };
+        let Ok(Ok(stream)) = shaken else {
             return Err("tls_handshake");
         };
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -228,7 +232,7 @@ impl Visit {
         let end = tokio::select! {
             served = &mut connection => Err(served),
             () = stopped(&mut stop) => Ok(self.server().drain_timeout.std()),
-            () = self.without_request() => Ok(LINGER),
+            () = self.without_request() => Ok(self.server().drain_timeout.std()),
             () = self.not_read() => Ok(Duration::ZERO),
         };
         let served = match end {
@@ -279,7 +283,7 @@ impl Visit {
         let look = self.server().send_timeout.std() / 2;
         loop {
             after(look).await;
-            if self.activity.any_stands_still() {
+            if self.activity.all_stand_still() {
                 self.app().metrics.count_connection("send_timeout");
                 return;
             }

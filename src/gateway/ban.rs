@@ -242,6 +242,18 @@ mod tests {
             (&[("sec-fetch-site", "cross-site")], false),
             (&[("sec-fetch-site", "same-site")], false),
             (&[("sec-fetch-site", "something new")], false),
+            // What a visitor has put on a page of ours.
+            (
+                &[
+                    ("sec-fetch-site", "same-origin"),
+                    ("sec-fetch-dest", "image"),
+                ],
+                false,
+            ),
+            (
+                &[("sec-fetch-site", "none"), ("sec-fetch-dest", "document")],
+                true,
+            ),
             (
                 &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
                 false,

@@ -1,7 +1,7 @@
 //! Traces: a span for each request, and one for each attempt at an upstream, on their way to a collector of OpenTelemetry.
 //!
 //! Off unless `telemetry.otlp_endpoint` is set. Recording never waits: what the queue can't take is dropped and counted. A span ends with
-//! the head of its answer; the body may stream for hours. What a span tells is chosen in [`otlp`]: never a query, header, body, e-mail
+//! the head of its answer; the body may stream for hours. What a span tells is chosen in `otlp`: never a query, header, body, e-mail
 //! address or address of a client.
 
 use std::fmt::Write;

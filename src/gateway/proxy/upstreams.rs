@@ -208,7 +208,7 @@ impl Upstreams {
     /// Leave for one request of a client's network to one upstream, if any can take it; not `not`, unless it is the only one left.
     ///
     /// # Errors
-    /// [`Refused`]
+    /// See `Refused`.
     pub fn pick(
         self: &Arc<Self>,
         clock: &Arc<Clock>,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -88,7 +88,12 @@ pub struct Tracked {
     /// Whether it counts who does not read on: on HTTP/2, where a client that takes nothing does not hold up the socket. hyper asks for the
     /// next frame only when the client's window had room for the one before.
     watched: bool,
+    /// Of a frame that is handed on in pieces, so that a slow client is seen to read.
+    rest: Bytes,
 }
+
+/// Largest piece, in bytes: a frame of HTTP/2 (RFC 9113 section 4.2).
+const PIECE: usize = 16 * 1024;
 
 impl Tracked {
     pub fn new(body: Body, request: UnderWay, watched: bool) -> Self {
@@ -96,6 +101,7 @@ impl Tracked {
             body,
             request,
             watched,
+            rest: Bytes::new(),
         }
     }
 
@@ -117,22 +123,33 @@ impl http_body::Body for Tracked {
             return Pin::new(&mut this.body).poll_frame(cx);
         }
         this.moves();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && frame.is_data()
-        {
-            let number = this.request.number;
-            this.request.activity.still().insert(number, 0);
+        if this.rest.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)).transpose()? {
+                None => return Poll::Ready(None),
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => this.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+            }
         }
-        polled
+        let number = this.request.number;
+        this.request.activity.still().insert(number, 0);
+        let piece = this.rest.split_to(this.rest.len().min(PIECE));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut whole = SizeHint::new();
+        whole.set_lower(hint.lower() + rest);
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper + rest);
+        }
+        whole
     }
 }
 

@@ -27,6 +27,8 @@ use crate::web::server::{Bounds, Stop, serve, stopped};
 
 /// How finely health checks are timed.
 const HEALTH_TICK: Duration = Duration::from_millis(100);
+/// How often idle connections to upstreams are looked through.
+const IDLE_TICK: Duration = Duration::from_secs(1);
 /// Connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
 
@@ -231,18 +233,22 @@ async fn flush_access_log(app: Arc<App>, mut stop: Stop) {
     }
 }
 
-/// Asks the upstreams of routes with `health` how they are, each at its own interval.
+/// Asks the upstreams of routes with `health` how they are, each at its own interval, and closes connections that were idle for too long.
 async fn check_health(app: Arc<App>, mut stop: Stop) {
     let mut every = tokio::time::interval(HEALTH_TICK);
+    let mut idle = tokio::time::interval(IDLE_TICK);
     let mut due: HashMap<String, Millis> = HashMap::new();
     loop {
         tokio::select! {
             () = stopped(&mut stop) => return,
+            _ = idle.tick() => {
+                app.edge.load().upstreams.iter().for_each(|upstreams| upstreams.drop_idle());
+                continue;
+            }
             _ = every.tick() => {}
         }
         let (edge, now) = (app.edge.load_full(), app.clock.now());
         for (route, upstreams) in edge.routes.all().iter().zip(&edge.upstreams) {
-            upstreams.drop_idle();
             let Some(health) = route.settings().health.clone() else {
                 continue;
             };

@@ -131,7 +131,7 @@ fn config(
 ///
 /// # Errors
 /// One sentence that names the file.
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let unreadable = |error: &dyn std::fmt::Display| {
         format!(
             "{} can't be read as PEM certificates: {error}",
@@ -152,7 +152,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 ///
 /// # Errors
 /// One sentence that names the file.
-pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| {
         format!(
             "{} can't be read as a PEM private key: {error}",
